@@ -1,0 +1,411 @@
+"""Reading checkpoint files: by scheme, always with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
+from mmx.logging import HistoryBuffer, print_log
+
+Logger = logging.Logger | str | None
+MapLocation = str | torch.device | Callable[..., Any] | dict[str, str] | None
+Loader = Callable[..., Any]
+_L = TypeVar("_L", bound=Loader)
+
+
+class _LegacyHistoryBuffer:
+    """Stands in for the pickled smoothing buffers in checkpoints of MMEngine."""
+
+    _log_history: Any
+    _count_history: Any
+    _max_length: int
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._log_history = state.get("_log_history", ())
+        self._count_history = state.get("_count_history", ())
+        self._max_length = int(state.get("_max_length", 1_000_000))
+
+    def modern(self) -> HistoryBuffer:
+        return HistoryBuffer(list(self._log_history), list(self._count_history), self._max_length)
+
+
+class _LegacyDict(dict[str, Any]):
+    """Stands in for the config dictionaries in checkpoints of MMEngine; they are data, never built."""
+
+
+def _numpy_globals() -> list[Any]:
+    import numpy._core.multiarray as multiarray
+
+    allowed: list[Any] = [np.ndarray, np.dtype]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        allowed.append((multiarray._reconstruct, f"{module}._reconstruct"))
+        allowed.append((multiarray.scalar, f"{module}.scalar"))
+    # A dtype unpickles through its class; only those of plain numbers, booleans and text are allowed.
+    for code in "?bhilqBHILQefdgFDSU":
+        allowed.append(type(np.dtype(code)))
+    return allowed
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # NumPy pickles the bytes of a scalar as text in this encoding under protocol 2.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r} is not allowed in a checkpoint")
+    return text.encode("latin1")
+
+
+# Fixed. Each entry either builds plain data or is one of our stand-ins, so that none can run code
+# that a file brings along.
+_ALLOWED: list[Any] = [
+    *_numpy_globals(),
+    (_encode, "_codecs.encode"),
+    (_LegacyHistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_LegacyDict, "mmengine.config.config.ConfigDict"),
+    (_LegacyDict, "mmcv.utils.config.ConfigDict"),
+    (_LegacyDict, "addict.addict.Dict"),
+]
+
+
+def _modernise(value: Any) -> Any:
+    """Replace stand-ins of old classes in ``value``; containers without any are kept as they are."""
+    if isinstance(value, _LegacyHistoryBuffer):
+        return value.modern()
+    if isinstance(value, _LegacyDict):
+        return {k: _modernise(v) for k, v in value.items()}
+    if isinstance(value, dict):
+        for key, item in value.items():
+            changed = _modernise(item)
+            if changed is not item:
+                value[key] = changed
+        return value
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            changed = _modernise(item)
+            if changed is not item:
+                value[index] = changed
+        return value
+    if type(value) is tuple:
+        changed_items = tuple(_modernise(item) for item in value)
+        same = all(a is b for a, b in zip(changed_items, value, strict=True))
+        return value if same else changed_items
+    return value
+
+
+@contextlib.contextmanager
+def _explained(filename: str) -> Iterator[None]:
+    """Turn what ``torch.load`` raises into an error that says what to do about the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]+)", str(error))
+        name = found[1] if found else ""
+        what = (
+            f"asks for the Python object {name!r}"
+            if name
+            else "holds more than tensors and plain data"
+        )
+        raise UnsafeCheckpointError(
+            f"{filename} {what}, so that loading it could run code, and it was not loaded. "
+            "If you trust where it comes from, load it once where it was written and save its "
+            "'state_dict' alone.",
+            filename=filename,
+            global_name=name,
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        if "map_location" in str(error) or "CUDA" in str(error):
+            raise  # a device that is absent here says nothing about the file
+        raise CorruptCheckpointError(
+            f"{filename} is not a readable checkpoint; it may be truncated or damaged ({error}).",
+            filename=filename,
+        ) from error
+
+
+def torch_load(
+    file: Any, map_location: MapLocation = None, *, mmap: bool = False, name: str = ""
+) -> Any:
+    """Load a file by ``torch.load`` with ``weights_only=True`` and the fixed allow-list.
+
+    Args:
+        file: Path or binary file object.
+        map_location: As for ``torch.load``.
+        mmap: Map the file into memory instead of reading it; needs a path.
+        name: What errors call the file, where it is not a path.
+
+    Raises:
+        UnsafeCheckpointError: The file holds other objects than tensors and plain data.
+        CorruptCheckpointError: The file is truncated or damaged.
+    """
+    label = name or str(file)
+    with _explained(label), torch.serialization.safe_globals(_ALLOWED):
+        return _modernise(
+            torch.load(file, map_location=map_location, weights_only=True, mmap=mmap or None)
+        )
+
+
+def verify_checkpoint(filename: str | os.PathLike[str]) -> None:
+    """Check every checksum in a local checkpoint file, reading it once and loading nothing.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CorruptCheckpointError: The file is truncated, or the CRC-32 of one of its records is wrong.
+    """
+    path = os.fspath(filename)
+    if path.endswith(".safetensors"):
+        _read_safetensors(path, None)  # its header states the exact size of the data
+        return
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path} is a directory, not a checkpoint file", filename=path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+            names = archive.namelist()
+    except FileNotFoundError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        UnicodeDecodeError,
+        OverflowError,
+    ) as error:
+        if not isinstance(error, OSError) and _is_legacy_format(path):
+            torch_load(
+                path, "cpu"
+            )  # the format of torch < 1.6 has no checksums: reading is the check
+            return
+        raise CorruptCheckpointError(f"{path} is damaged: {error}", filename=path) from error
+    if bad is not None:
+        raise CorruptCheckpointError(
+            f"{path} is damaged: wrong checksum of its record {bad!r}", filename=path
+        )
+    if not any(n.endswith("/data.pkl") for n in names):
+        raise CorruptCheckpointError(
+            f"{path} is damaged: it has no 'data.pkl' record", filename=path
+        )
+
+
+def _is_legacy_format(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x80\x02"  # the opcode that starts a pickle of protocol 2
+
+
+def _read_safetensors(path: str, map_location: MapLocation) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    device = str(map_location) if isinstance(map_location, (str, torch.device)) else "cpu"
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            meta = dict(file.metadata() or {})
+            state = OrderedDict((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118  # not a mapping
+    except SafetensorError as error:
+        raise CorruptCheckpointError(
+            f"{path} is not a readable safetensors file: {error}", filename=path
+        ) from error
+    return {"meta": meta, "state_dict": state}
+
+
+class CheckpointLoader:
+    """Loads checkpoints by the scheme of their address.
+
+    ``''`` (a local path), ``http(s)://``, ``torchvision://``, ``modelzoo://``, ``s3://``,
+    ``petrel://`` and whatever :func:`mmx.fileio.get` reads are known; others are added by
+    :meth:`register_scheme`.
+    """
+
+    _schemes: dict[str, Loader] = {}
+
+    @classmethod
+    def _register_scheme(
+        cls, prefixes: str | Iterable[str], loader: Loader, force: bool = False
+    ) -> None:
+        if isinstance(prefixes, str):
+            prefixes = [prefixes]
+        elif not isinstance(prefixes, (list, tuple)):
+            raise TypeError(f"prefixes must be a str, list or tuple, got {type(prefixes).__name__}")
+        for prefix in prefixes:
+            if prefix in cls._schemes and not force:
+                raise KeyError(
+                    f"{prefix!r} is already registered as a loader backend; add force=True to override it"
+                )
+            cls._schemes[prefix] = loader
+        # The longest prefix wins; '' matches everything and comes last.
+        cls._schemes = dict(sorted(cls._schemes.items(), key=lambda item: item[0], reverse=True))
+
+    @classmethod
+    def register_scheme(
+        cls, prefixes: str | Iterable[str], loader: Loader | None = None, force: bool = False
+    ) -> Callable[[_L], _L]:
+        """Register a loader for addresses with one of the prefixes; usable as a decorator.
+
+        Args:
+            prefixes: Prefix or prefixes, as regular expressions matched at the start of the address.
+            loader: Called with ``(filename, map_location)``. None returns a decorator.
+            force: Replace a loader that is registered for the same prefix.
+
+        Raises:
+            KeyError: A prefix is taken and ``force`` is false.
+        """
+        if loader is not None:
+            cls._register_scheme(prefixes, loader, force=force)
+
+        def decorate(function: _L) -> _L:
+            cls._register_scheme(prefixes, function, force=force)
+            return function
+
+        return decorate
+
+    @classmethod
+    def _get_checkpoint_loader(cls, path: str) -> Loader:
+        for prefix, loader in cls._schemes.items():
+            if re.match(prefix, path) is not None:
+                return loader
+        raise CheckpointError(f"no loader knows the address {path!r}", filename=path)
+
+    @classmethod
+    def load_checkpoint(
+        cls,
+        filename: str | os.PathLike[str],
+        map_location: MapLocation = None,
+        logger: Logger = "current",
+    ) -> Any:
+        """Load a checkpoint through the loader of its scheme.
+
+        Returns:
+            What the file holds: usually a dict with ``state_dict`` and ``meta``, or a bare state dict.
+        """
+        name = os.fspath(filename)
+        loader = cls._get_checkpoint_loader(name)
+        kind = loader.__name__.removeprefix("load_from_")
+        print_log(f"Loads checkpoint by {kind} backend from path: {name}", logger=logger)
+        return loader(name, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes="")
+def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
+    """Load a local file (``~`` is expanded), memory-mapped where its format allows it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    path = os.path.expanduser(filename)
+    if "://" in path:
+        return load_from_backend(path, map_location)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{filename} can not be found.")
+    if path.endswith(".safetensors"):
+        return _read_safetensors(path, map_location)
+    return torch_load(path, map_location, mmap=zipfile.is_zipfile(path) and os.name != "nt")
+
+
+def load_from_backend(filename: str, map_location: MapLocation = None) -> Any:
+    """Load through the file back end of the address (``s3://``, ``gs://``, ``memory://``, …)."""
+    from mmx.fileio import get
+
+    return torch_load(io.BytesIO(get(filename)), map_location, name=filename)
+
+
+@CheckpointLoader.register_scheme(prefixes=[r"(\S+\:)?s3://", r"(\S+\:)?petrel://"])
+def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = "petrel") -> Any:
+    """Load from object storage; ``petrel://`` addresses are mapped to ``s3://`` by the back end."""
+    return load_from_backend(filename, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=("http://", "https://"))
+def load_from_http(
+    filename: str,
+    map_location: MapLocation = None,
+    model_dir: str | None = None,
+    progress: bool = False,
+) -> Any:
+    """Download a file once into the cache directory of ``torch.hub`` and load it.
+
+    A name that ends in ``-<hash>.pth`` (8 or more hex digits) is checked against its SHA-256.
+    """
+    from urllib.parse import urlparse
+
+    base = os.path.basename(urlparse(filename).path)
+    target_dir = model_dir or os.path.join(torch.hub.get_dir(), "checkpoints")
+    os.makedirs(target_dir, exist_ok=True)
+    target = os.path.join(target_dir, base)
+    if not os.path.exists(target):
+        found = re.search(r"-([a-f0-9]{8,})\.\w+$", base)
+        torch.hub.download_url_to_file(
+            filename, target, found[1] if found else None, progress=progress
+        )
+    return load_from_local(target, map_location)
+
+
+@CheckpointLoader.register_scheme(prefixes=("modelzoo://", "torchvision://"))
+def load_from_torchvision(filename: str, map_location: MapLocation = None) -> Any:
+    """Load the weights of a torchvision model: ``torchvision://resnet50`` or ``…/resnet50.IMAGENET1K_V2``.
+
+    Raises:
+        ImportError: torchvision is not installed.
+        KeyError: torchvision has no such model.
+    """
+    try:
+        from torchvision.models import get_model_weights, list_models
+    except ImportError as error:
+        raise ImportError(
+            f"{filename} needs torchvision: pip install torchvision, in the version made for your torch"
+        ) from error
+    name, _, variant = filename.split("://", 1)[1].partition(".")
+    if name not in list_models():
+        raise KeyError(
+            f"torchvision has no model {name!r}; it has {', '.join(list_models()[:8])}, …"
+        )
+    weights = get_model_weights(name)
+    chosen = weights[variant] if variant else next(iter(weights))
+    return load_from_http(chosen.url, map_location=map_location)
+
+
+def _load_checkpoint(
+    filename: str | os.PathLike[str], map_location: MapLocation = None, logger: Logger = None
+) -> Any:
+    """Load a checkpoint from anywhere; the name that MMEngine users know."""
+    return CheckpointLoader.load_checkpoint(filename, map_location, logger)
+
+
+def _load_checkpoint_with_prefix(
+    prefix: str, filename: str | os.PathLike[str], map_location: MapLocation = None
+) -> OrderedDict[str, Any]:
+    """Load the part of a state dict whose keys start with ``prefix``, without it.
+
+    Raises:
+        ValueError: No key starts with the prefix.
+    """
+    checkpoint = _load_checkpoint(filename, map_location=map_location)
+    state_dict = checkpoint.get("state_dict", checkpoint)
+    if not prefix.endswith("."):
+        prefix += "."
+    part = OrderedDict((k[len(prefix) :], v) for k, v in state_dict.items() if k.startswith(prefix))
+    if not part:
+        heads = sorted({k.split(".", 1)[0] for k in state_dict})
+        raise CheckpointError(
+            f"{prefix} is not in the pretrained model {filename}: its keys start with {', '.join(heads[:10])}",
+            filename=str(filename),
+        )
+    return part
