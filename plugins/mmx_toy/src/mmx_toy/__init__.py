@@ -1,0 +1,1 @@
+"""mmx_toy: the smallest complete mmx plugin. Importing it imports neither torch nor its parts."""

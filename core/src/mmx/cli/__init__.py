@@ -1,0 +1,1 @@
+"""The command line: ``mmx COMMAND``. Each command is a file, imported when it is called."""

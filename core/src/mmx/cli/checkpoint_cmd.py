@@ -1,0 +1,99 @@
+"""``mmx checkpoint``: look into checkpoint files, verify and convert them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """Inspect, verify and convert checkpoints."""
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True)
+def verify(files: tuple[str, ...]) -> int:
+    """Check every checksum in FILES; exit with 1 if one is damaged."""
+    from mmx.checkpoint import CheckpointError, verify_checkpoint
+
+    damaged = 0
+    for file in files:
+        try:
+            verify_checkpoint(file)
+        except (CheckpointError, OSError) as error:
+            click.echo(f"{file}: {error}", err=True)
+            damaged += 1
+        else:
+            click.echo(f"{file}: ok")
+    return 1 if damaged else 0
+
+
+@command.command()
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--keys", is_flag=True, help="List every tensor of the state dict.")
+def show(file: str, as_json: bool, keys: bool) -> None:
+    """Print what FILE holds: its parts, where in training it was saved, and the number of weights."""
+    import torch
+
+    checkpoint = _load(file)
+    state = checkpoint.get("state_dict", checkpoint)
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    meta = checkpoint.get("meta", {}) if "state_dict" in checkpoint else {}
+    summary: dict[str, Any] = {
+        "parts": sorted(checkpoint) if "state_dict" in checkpoint else ["state_dict"],
+        "meta": {k: v for k, v in meta.items() if isinstance(v, (str, int, float)) and k != "cfg"},
+        "tensors": len(tensors),
+        "parameters": sum(v.numel() for v in tensors.values()),
+        "megabytes": round(sum(v.numel() * v.element_size() for v in tensors.values()) / 1e6, 3),
+    }
+    if keys:
+        summary["state_dict"] = {
+            k: f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for k, v in tensors.items()
+        }
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for key, item in value.items():
+                click.echo(f"  {key}: {item}")
+        else:
+            click.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+@command.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--ema", is_flag=True, help="Take the averaged weights of the EMA hook.")
+def convert(source: str, target: str, ema: bool) -> None:
+    """Write the weights of SOURCE alone to TARGET (.pth or .safetensors)."""
+    from mmx.checkpoint import save_checkpoint
+
+    checkpoint = _load(source)
+    state = checkpoint.get("state_dict", checkpoint)
+    if ema:
+        if "ema_state_dict" not in checkpoint:
+            raise click.ClickException(f"{source} holds no averaged weights (no 'ema_state_dict')")
+        averaged = checkpoint["ema_state_dict"]
+        # The averaged copy is saved as `module.<name>`, beside the counter of its updates.
+        state = {k[len("module.") :]: v for k, v in averaged.items() if k.startswith("module.")}
+    meta = checkpoint.get("meta", {}) if "state_dict" in checkpoint else {}
+    save_checkpoint({"meta": meta, "state_dict": state}, target)
+    click.echo(f"{target}: {len(state)} tensors")
+
+
+def _load(file: str) -> dict[str, Any]:
+    from mmx.checkpoint import CheckpointError, CheckpointLoader
+
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(file, "cpu", logger="silent")
+    except (CheckpointError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if not isinstance(checkpoint, dict):
+        raise click.ClickException(f"{file} holds a {type(checkpoint).__name__}, not a checkpoint")
+    return checkpoint

@@ -1,0 +1,125 @@
+"""The command ``mmx``: a table of commands, each imported on use."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from mmx.version import __version__
+
+# Command -> (module, attribute, the line that `mmx --help` shows). The line stands here so that
+# listing the commands imports none of them.
+COMMANDS = {
+    "train": ("mmx.cli.run_cmd", "train", "Train the model of a config."),
+    "val": ("mmx.cli.run_cmd", "val", "Validate a checkpoint on the validation set."),
+    "test": ("mmx.cli.run_cmd", "test", "Test a checkpoint on the test set."),
+    "predict": ("mmx.cli.predict_cmd", "command", "Run a trained model on inputs."),
+    "config": ("mmx.cli.config_cmd", "command", "Show, check and compare configs."),
+    "registry": ("mmx.cli.registry_cmd", "command", "Search what is registered."),
+    "plugins": ("mmx.cli.plugins_cmd", "command", "List plugins and find out what ails them."),
+    "new": ("mmx.cli.new_cmd", "command", "Write a new plugin to start from."),
+    "plot": ("mmx.cli.plot_cmd", "command", "Plot learning rates and logs."),
+    "report": ("mmx.cli.report_cmd", "command", "Write a run's report as one HTML page."),
+    "lr-find": ("mmx.cli.lr_cmd", "lr_find", "Look for a good learning rate."),
+    "checkpoint": ("mmx.cli.checkpoint_cmd", "command", "Inspect, verify and convert checkpoints."),
+    "completion": ("mmx.cli.completion_cmd", "command", "Print a shell's completion script."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; plugins may add their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, ours in the order of the table."""
+        return [*COMMANDS, *sorted(set(super().list_commands(ctx)) - set(COMMANDS))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; one that is not ours may be a plugin's."""
+        if cmd_name in COMMANDS:
+            module, attribute, _ = COMMANDS[cmd_name]
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # by the table
+        known = super().get_command(ctx, cmd_name)
+        return known if known is not None else _plugin_commands().get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click; an unknown name is answered with a near one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], [*COMMANDS, *_plugin_commands()], n=1)
+            if near and "Did you mean" not in error.message:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing any command."""
+        rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
+        rows += [(n, c.get_short_help_str()) for n, c in sorted(_plugin_commands().items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _plugin_commands() -> dict[str, click.Command]:
+    """Return the commands that active plugins announce; a broken plugin never breaks ours."""
+    try:
+        from mmx.registry import plugin_commands
+    except ImportError:
+        return {}
+    found: Callable[[], dict[str, Any]] = plugin_commands
+    return {n: c for n, c in found().items() if n not in COMMANDS}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mmx")
+@click.option(
+    "--no-plugin",
+    "no_plugins",
+    metavar="NAME",
+    multiple=True,
+    help="Leave this plugin out; may be repeated.",
+)
+@click.option(
+    "--trust",
+    "trusted",
+    metavar="PACKAGE",
+    multiple=True,
+    help="Let configs name objects of this package by their dotted path; may be repeated.",
+)
+def cli(no_plugins: tuple[str, ...], trusted: tuple[str, ...]) -> None:
+    """Train PyTorch models whose parts come from plugins."""
+    apply_plugin_options(no_plugins, trusted)
+
+
+def apply_plugin_options(no_plugins: tuple[str, ...], trusted: tuple[str, ...]) -> None:
+    """Hand the options on by environment variables, which data workers and ranks inherit."""
+    if no_plugins:
+        others = [name for name in os.environ.get("MMX_PLUGINS", "").split(",") if name]
+        os.environ["MMX_PLUGINS"] = ",".join([*others, *(f"-{name}" for name in no_plugins)])
+    if trusted:
+        others = [name for name in os.environ.get("MMX_TRUST", "").split(",") if name]
+        os.environ["MMX_TRUST"] = ",".join([*others, *trusted])
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit. Ctrl-C exits with 130, without a traceback."""
+    try:
+        status = cli.main(argv, prog_name="mmx", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)

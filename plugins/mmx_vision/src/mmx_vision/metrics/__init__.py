@@ -1,0 +1,1 @@
+"""The metrics of this plugin; each file registers its own."""

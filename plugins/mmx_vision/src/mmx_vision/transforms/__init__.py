@@ -1,0 +1,1 @@
+"""The transforms of this plugin; each file registers its own."""

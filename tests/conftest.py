@@ -1,0 +1,34 @@
+"""Fixtures and options of the whole suite."""
+
+import os
+from collections.abc import Iterator
+
+# Two workers share two cores: one thread each. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--torture", type=int, default=0, metavar="N", help="kill and resume runs N times"
+    )
+
+
+@pytest.fixture
+def isolated() -> Iterator[None]:
+    """Undo what a test does to registries, current instances, scopes and random state."""
+    import random
+
+    import numpy as np
+    import torch
+
+    from mmx.testing.isolation import isolate
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    with isolate():
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    torch.use_deterministic_algorithms(False)
