@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmx.registry import HOOKS
-
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
     from mmx.hooks.priority import Priority
 
-DATA_BATCH = dict | tuple | list | None
+DATA_BATCH = dict[Any, Any] | tuple[Any, ...] | list[Any] | None
 
 # What one generic method stands for: overriding `_before_iter` overrides three stages.
 _GENERIC_METHODS = {
@@ -22,7 +20,6 @@ _GENERIC_METHODS = {
 }
 
 
-@HOOKS.register_module()
 class Hook:
     """Base class of hooks: methods that the runner calls at fixed points of a run.
 
@@ -92,7 +89,7 @@ class Hook:
     def after_test(self, runner: RunnerLike) -> None:
         """Called after testing."""
 
-    def before_save_checkpoint(self, runner: RunnerLike, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Called before a checkpoint is written.
 
         Args:
@@ -100,7 +97,7 @@ class Hook:
             checkpoint: What will be written; may be changed in place. Plain data and tensors only.
         """
 
-    def after_load_checkpoint(self, runner: RunnerLike, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Called after a checkpoint has been read, before anything is taken from it.
 
         Args:
@@ -172,7 +169,7 @@ class Hook:
         runner: RunnerLike,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: dict | None = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Called after each training iteration.
 
@@ -192,7 +189,7 @@ class Hook:
         runner: RunnerLike,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Sequence | None = None,
+        outputs: Sequence[Any] | None = None,
     ) -> None:
         """Called after each validation iteration; ``outputs`` is the model's predictions."""
         self._after_iter(
@@ -204,7 +201,7 @@ class Hook:
         runner: RunnerLike,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Sequence | None = None,
+        outputs: Sequence[Any] | None = None,
     ) -> None:
         """Called after each test iteration; ``outputs`` is the model's predictions."""
         self._after_iter(
@@ -231,7 +228,7 @@ class Hook:
         runner: RunnerLike,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Sequence | dict | None = None,
+        outputs: Sequence[Any] | dict[str, Any] | None = None,
         mode: str = "train",
     ) -> None:
         """Override to act after iterations of every kind."""
@@ -264,15 +261,15 @@ class Hook:
 
     def end_of_epoch(self, dataloader: Any, batch_idx: int) -> bool:
         """Tell whether the batch is the last one of the data loader."""
-        return batch_idx + 1 == len(dataloader)
+        return bool(batch_idx + 1 == len(dataloader))
 
     def is_last_train_epoch(self, runner: RunnerLike) -> bool:
         """Tell whether the current epoch is the last one of training."""
-        return runner.epoch + 1 == runner.max_epochs
+        return bool(runner.epoch + 1 == runner.max_epochs)
 
     def is_last_train_iter(self, runner: RunnerLike) -> bool:
         """Tell whether the current iteration is the last one of training."""
-        return runner.iter + 1 == runner.max_iters
+        return bool(runner.iter + 1 == runner.max_iters)
 
     def get_triggered_stages(self) -> list[str]:
         """Return the stages that this hook's class overrides, in the order of a run."""

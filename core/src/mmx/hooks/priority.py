@@ -38,7 +38,7 @@ def get_priority(priority: int | str | Priority) -> int:
             lower case.
 
     Raises:
-        ValueError: A number outside 0–100.
+        ValueError: A number outside 0 to 100.
         UnknownPriorityError: An unknown name; both a KeyError and a ValueError.
         TypeError: Anything else.
     """

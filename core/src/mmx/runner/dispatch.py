@@ -1,0 +1,111 @@
+"""Which hooks run at which stage, looked up once instead of at every call."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mmx.hooks.hook import Hook
+
+HookCall = Callable[..., Any]
+
+_STAGES = frozenset(Hook.stages)
+_HOOK_API = frozenset(dir(Hook))
+# A method of a hook that begins like this was most likely meant to be called by the engine.
+_STAGE_PREFIXES = ("before_", "after_")
+# Older engines called these; their users are told the new name.
+_RENAMED = {
+    "before_epoch": "_before_epoch (all modes) or before_train_epoch",
+    "after_epoch": "_after_epoch (all modes) or after_train_epoch",
+    "before_iter": "_before_iter (all modes) or before_train_iter",
+    "after_iter": "_after_iter (all modes) or after_train_iter",
+}
+
+
+class Dispatch:
+    """The table stage -> bound methods, in the order in which they run.
+
+    Only methods that a hook really overrides are in it, so that a hook costs nothing at the
+    stages it does not use. The lists are changed in place and never replaced: a loop may hold on
+    to the one of its stage.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[Any] = []
+        self._table: dict[str, list[HookCall]] = {stage: [] for stage in Hook.stages}
+
+    def rebuild(self, hooks: Iterable[Any]) -> None:
+        """Take over a new set of hooks, in their order."""
+        self._hooks = list(hooks)
+        for stage, calls in self._table.items():
+            calls[:] = self._calls_of(stage)
+
+    def __getitem__(self, stage: str) -> list[HookCall]:
+        """Return the calls of a stage; any name may be a stage of a custom loop."""
+        calls = self._table.get(stage)
+        if calls is None:
+            calls = self._table[stage] = self._calls_of(stage)
+        return calls
+
+    def _calls_of(self, stage: str) -> list[HookCall]:
+        return [getattr(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
+
+
+def _takes_part(hook: Any, stage: str) -> bool:
+    if stage not in _STAGES or not isinstance(hook, Hook):
+        return hasattr(hook, stage)
+    if stage in vars(hook):  # replaced on the instance
+        return True
+    cls = type(hook)
+    if getattr(cls, stage) is not getattr(Hook, stage):
+        return True
+    generic = _generic_of(stage)
+    if generic is None:
+        return False
+    return generic in vars(hook) or getattr(cls, generic) is not getattr(Hook, generic)
+
+
+def _generic_of(stage: str) -> str | None:
+    when, _, what = stage.partition("_")
+    _, _, span = what.partition("_")
+    name = f"_{when}_{span}"
+    return name if span in ("iter", "epoch") else None
+
+
+def warn_of_misspelled_stages(hook: Any, extra_stages: Iterable[str] = ()) -> None:
+    """Warn about methods that look like a stage but that nothing will ever call.
+
+    A custom loop may call stages of its own, so that a name which resembles no documented stage
+    is left alone.
+
+    Args:
+        hook: The hook to look at.
+        extra_stages: Further names that the loops of this run call.
+    """
+    known = _STAGES | set(extra_stages)
+    for name, _ in inspect.getmembers_static(type(hook), inspect.isfunction):
+        if name in _HOOK_API or name in known or name.startswith("__"):
+            continue
+        where = f"{type(hook).__module__}.{type(hook).__qualname__}.{name}"
+        if name in _RENAMED:
+            warnings.warn(
+                f"{where} is never called: the stage is named {_RENAMED[name]}", stacklevel=3
+            )
+            continue
+        near = difflib.get_close_matches(name, _STAGES, n=1, cutoff=0.88)
+        if near and _resembles_stage(name):
+            warnings.warn(
+                f"{where} is no stage of the engine and is never called unless a loop of yours "
+                f"calls it; did you mean {near[0]!r}?",
+                stacklevel=3,
+            )
+
+
+def _resembles_stage(name: str) -> bool:
+    if name.startswith(_STAGE_PREFIXES):
+        return True
+    head = name.split("_")[0]
+    return bool(difflib.get_close_matches(head, ("before", "after"), n=1, cutoff=0.7))

@@ -1,0 +1,58 @@
+"""One process, one device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mmx.device import get_device
+from mmx.model import revert_sync_batchnorm
+from mmx.registry import STRATEGIES
+from mmx.strategy.base import BaseStrategy
+
+
+@STRATEGIES.register_module()
+class SingleDeviceStrategy(BaseStrategy):
+    """Run on one device of this process; nothing is wrapped.
+
+    Layers that synchronise batch statistics become ordinary ones, since there is nobody to
+    synchronise with.
+    """
+
+    def prepare(
+        self,
+        model: nn.Module | dict[str, Any],
+        *,
+        optim_wrapper: Any = None,
+        param_scheduler: Any = None,
+        compile: dict[str, Any] | bool = False,
+        dispatch_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Build and place what a run needs. A second call returns what the first one made."""
+        if self._prepared:
+            return self._prepared_components()
+        self.dispatch_kwargs.update(dispatch_kwargs or {})
+        built = self._init_model_weights(self.build_model(model))
+        self.model = self.wrap_model(self.convert_model(built))
+        self.compile_model(self.model, compile)
+        if optim_wrapper is not None:
+            self.optim_wrapper = self.build_optim_wrapper(optim_wrapper, self.model)
+            self._scale_lr()
+            accumulative = self.dispatch_kwargs.get("max_iters")
+            if accumulative is not None and hasattr(self.optim_wrapper, "initialize_count_status"):
+                self.optim_wrapper.initialize_count_status(self.model, 0, accumulative)
+        if param_scheduler is not None:
+            if self.optim_wrapper is None:
+                raise ValueError("param_scheduler needs optim_wrapper, which is None")
+            self.param_schedulers = self.build_param_scheduler(param_scheduler, self.optim_wrapper)
+        self._prepared = True
+        return self._prepared_components()
+
+    def convert_model(self, model: nn.Module) -> nn.Module:
+        """Return the model with synchronised batch normalisation made ordinary."""
+        return revert_sync_batchnorm(model)
+
+    def wrap_model(self, model: nn.Module, model_wrapper_cfg: Any = None) -> nn.Module:
+        """Place the model on this process's device."""
+        return model.to(get_device())
