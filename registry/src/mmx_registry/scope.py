@@ -1,0 +1,124 @@
+"""The scope in which names are looked up: a value of the running context, never a global."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+from mmx_registry.errors import ArgumentTypeError
+
+# What a build reads first. Each thread starts without a scope and each asyncio task with a copy of
+# its parent's, as ContextVar has it; so two runners never see each other's.
+current: ContextVar[DefaultScope | None] = ContextVar("mmx_default_scope", default=None)
+
+_counter = itertools.count()
+
+
+class DefaultScope:
+    """The scope that names without a prefix are looked up in.
+
+    The API is MMEngine's. There an instance is global and the latest one created counts; here
+    creating an instance binds it to the running context (thread or asyncio task) only.
+
+    Args:
+        name: A unique name of the instance.
+        scope_name: The scope, such as ``"mmdet"``.
+    """
+
+    # By name; an entry lives until `release` or the end of the process, as in MMEngine.
+    _instances: ClassVar[dict[str, DefaultScope]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    __slots__ = ("__weakref__", "_name", "_scope_name")
+
+    def __init__(self, name: str, scope_name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise ArgumentTypeError(f"name must be a non-empty str, but got {name!r}")
+        if not isinstance(scope_name, str):
+            raise ArgumentTypeError(
+                f"scope_name should be a string, but got {scope_name!r} of {type(scope_name)}"
+            )
+        self._name = name
+        self._scope_name = scope_name
+
+    def __repr__(self) -> str:
+        return f"DefaultScope(name={self._name!r}, scope_name={self._scope_name!r})"
+
+    @property
+    def scope_name(self) -> str:
+        """The scope."""
+        return self._scope_name
+
+    @property
+    def instance_name(self) -> str:
+        """The name of this instance."""
+        return self._name
+
+    @classmethod
+    def get_instance(cls, name: str, **kwargs: Any) -> DefaultScope:
+        """Return the instance called ``name``; create and bind it if there is none.
+
+        An instance that exists is bound too where nothing is bound yet in this context.
+
+        Args:
+            name: The name of the instance.
+            kwargs: ``scope_name``, needed to create one.
+        """
+        with cls._lock:
+            instance = cls._instances.get(name)
+            created = instance is None
+            if instance is None:
+                instance = cls._instances[name] = cls(name, **kwargs)
+        if created or current.get() is None:
+            current.set(instance)
+        return instance
+
+    @classmethod
+    def get_current_instance(cls) -> DefaultScope | None:
+        """Return the instance bound in this context, or None."""
+        return current.get()
+
+    @classmethod
+    def check_instance_created(cls, name: str) -> bool:
+        """Return whether there is an instance called ``name``."""
+        return name in cls._instances
+
+    @classmethod
+    def release(cls, name: str) -> None:
+        """Forget the instance called ``name``; unbind it if it is bound in this context."""
+        with cls._lock:
+            instance = cls._instances.pop(name, None)
+        if instance is not None and current.get() is instance:
+            current.set(None)
+
+    @classmethod
+    @contextmanager
+    def overwrite_default_scope(cls, scope_name: str | None) -> Iterator[None]:
+        """Bind a scope inside the ``with`` block; None changes nothing."""
+        if scope_name is None:
+            yield
+            return
+        token = current.set(cls(f"overwrite-{next(_counter)}", scope_name))
+        try:
+            yield
+        finally:
+            current.reset(token)
+
+
+def init_default_scope(scope: str) -> None:
+    """Make ``scope`` the default scope of the running context.
+
+    Args:
+        scope: The scope, such as ``"mmdet"``.
+    """
+    bound = DefaultScope.get_current_instance()
+    if bound is not None and bound.scope_name == scope:
+        return
+    name = scope
+    while DefaultScope.check_instance_created(name):
+        name = f"{scope}-{next(_counter)}"
+    DefaultScope.get_instance(name, scope_name=scope)
