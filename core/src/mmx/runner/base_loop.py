@@ -17,10 +17,21 @@ class BaseLoop(metaclass=ABCMeta):
     Args:
         runner: The runner that the loop belongs to.
         dataloader: A data loader, or a dict to build one from (with the runner's seed).
+        evaluator: For loops that evaluate: an evaluator or what to build one from; becomes the
+            attribute ``evaluator``.
     """
 
-    def __init__(self, runner: Runner, dataloader: DataLoader[Any] | dict[str, Any]) -> None:
+    evaluator: Any
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader[Any] | dict[str, Any],
+        evaluator: Any = None,
+    ) -> None:
         self._runner = runner
+        if evaluator is not None:
+            self.evaluator = runner.build_evaluator(evaluator)
         self.dataloader = self._build_dataloader(dataloader)
 
     def _build_dataloader(self, dataloader: Any) -> Any:

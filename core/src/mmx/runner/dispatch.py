@@ -51,7 +51,26 @@ class Dispatch:
         return calls
 
     def _calls_of(self, stage: str) -> list[HookCall]:
-        return [getattr(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
+        calls = [getattr(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
+        return calls if stage in _STAGES else [_without_runner(call) for call in calls]
+
+
+def _without_runner(call: HookCall) -> HookCall:
+    """Adapt a method of a custom loop's stage that does not take the runner.
+
+    The documented example declares its hooks that way; the stages of the engine always get it.
+    """
+    try:
+        first = next(iter(inspect.signature(call).parameters), None)
+    except (TypeError, ValueError):
+        return call
+    if first is None or first == "runner":
+        return call if first else lambda runner, **kwargs: call(**kwargs)
+
+    def adapted(runner: Any, **kwargs: Any) -> Any:
+        return call(**kwargs) if first in kwargs else call(runner, **kwargs)
+
+    return adapted
 
 
 def _takes_part(hook: Any, stage: str) -> bool:

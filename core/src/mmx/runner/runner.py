@@ -797,7 +797,7 @@ class Runner:
         with self._running(stops=True):
             self._train_loop = self.build_train_loop(self._need("train"))
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            self.strategy.optim_wrapper = self.optim_wrapper
+            self.model = self.strategy.join(self.model, self.optim_wrapper)
             self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
             if self.param_schedulers is not None:
                 self.param_schedulers = self.build_param_scheduler(self.param_schedulers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -253,6 +254,13 @@ class BaseStrategy(metaclass=ABCMeta):
             model_wrapper_cfg: A registered wrapper and its arguments; None takes this strategy's.
         """
         return model.to(get_device())
+
+    def join(self, model: nn.Module, optim_wrapper: Any) -> nn.Module:
+        """Return the model to train, once its optimizer is known.
+
+        Engines that own both take them over here; otherwise it is the model itself.
+        """
+        return model
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         initialize_weights(model)
@@ -541,3 +549,11 @@ def _load_schedulers(schedulers: Any, states: Any) -> None:
         )
     for scheduler, state in zip(schedulers, states, strict=True):
         scheduler.load_state_dict(state)
+
+
+def revised(state_dict: Mapping[str, Any], revise_keys: ReviseKeys) -> dict[str, Any]:
+    """Return a state dict with ``(pattern, replacement)`` pairs applied to its keys."""
+    result = dict(state_dict)
+    for pattern, replacement in revise_keys:
+        result = {re.sub(pattern, replacement, key): value for key, value in result.items()}
+    return result

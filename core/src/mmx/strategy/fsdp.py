@@ -1,0 +1,212 @@
+"""Weights, gradients and optimizer state sharded over the ranks (PyTorch's ``fully_shard``)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from mmx.device import get_device
+from mmx.dist import get_world_size, is_distributed
+from mmx.optim import OptimWrapperDict
+from mmx.registry import FUNCTIONS, STRATEGIES
+from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
+from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised
+from mmx.strategy.distributed import DDPStrategy
+
+STATE_DICT_KINDS = ("local", "full", "sharded")
+_OWN_KEYS = ("auto_wrap_policy", "shard", "reshard_after_forward", "mixed_precision")
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(DDPStrategy):
+    """Fully sharded data parallel training.
+
+    The model stays what it is: its modules are sharded in place. Checkpoints hold the whole
+    weights and optimizer state, gathered on rank 0, so that a run saved on N ranks goes on on M,
+    or on a single device.
+
+    Args:
+        model_wrapper: How to shard: ``shard`` (names or classes' names of the modules to shard
+            one by one) or ``auto_wrap_policy`` (a function from a module to a bool, or a dict
+            with its registered ``type``), ``reshard_after_forward`` and ``mixed_precision``
+            (``dict(param_dtype='bfloat16', reduce_dtype='float32')``). Without any, each child of
+            a module list and the model itself are sharded.
+        skip_init_weights: Do not call the model's ``init_weights``, as the weights are loaded
+            anyway.
+        state_dict_cfg: ``'full'``, ``'local'`` or ``'sharded'``, or a dict with ``state_dict_type``
+            of these: accepted for configs that name them; what is saved is always whole.
+        activation_checkpointing: Names of modules that recompute their activations, or
+            ``dict(modules=[...])``.
+        **kwargs: As for :class:`~mmx.strategy.BaseStrategy`.
+
+    Raises:
+        ValueError: An argument is none of the above.
+    """
+
+    sharded = True
+
+    def __init__(
+        self,
+        *,
+        model_wrapper: dict[str, Any] | None = None,
+        skip_init_weights: bool = False,
+        state_dict_cfg: str | dict[str, Any] = "local",
+        activation_checkpointing: dict[str, Any] | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model_wrapper=model_wrapper, **kwargs)
+        kind = (
+            state_dict_cfg.get("state_dict_type", "full")
+            if isinstance(state_dict_cfg, Mapping)
+            else state_dict_cfg
+        )
+        if isinstance(kind, str) and kind not in STATE_DICT_KINDS:
+            raise ValueError(
+                f"FSDPStrategy only supports state_dict_cfg of {', '.join(STATE_DICT_KINDS)}, "
+                f"but got {kind!r}"
+            )
+        unknown = set(model_wrapper or {}) - {*_OWN_KEYS, "type"}
+        if unknown:
+            raise ValueError(
+                f"model_wrapper of FSDPStrategy takes {', '.join(_OWN_KEYS)}, but it has "
+                f"{', '.join(sorted(unknown))}"
+            )
+        self.skip_init_weights = skip_init_weights
+        self.activation_checkpointing = activation_checkpointing
+
+    def _init_model_weights(self, model: nn.Module) -> nn.Module:
+        return model if self.skip_init_weights else super()._init_model_weights(model)
+
+    def wrap_model(
+        self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """Shard the model in place over all ranks."""
+        if not is_distributed():
+            raise RuntimeError(
+                "FSDPStrategy shards over the ranks of a process group, but there is none. Start "
+                "with torchrun and launcher='pytorch', or use strategy=dict("
+                "type='SingleDeviceStrategy')"
+            )
+        options = dict(model_wrapper_cfg or self.model_wrapper or {})
+        device = get_device()
+        model = model.to(device)
+        self._recompute(model)
+        keywords: dict[str, Any] = {
+            "mesh": init_device_mesh(device.split(":")[0], (get_world_size(),)),
+            "reshard_after_forward": options.get("reshard_after_forward", True),
+        }
+        precision = options.get("mixed_precision")
+        if precision:
+            keywords["mp_policy"] = MixedPrecisionPolicy(
+                **{k: _dtype(v) if k.endswith("dtype") else v for k, v in precision.items()}
+            )
+        chosen = _choice(options, model)
+        # From the leaves up: a module shards what its own sharded parts have left over.
+        for name, module in reversed(list(model.named_modules())):
+            if module is not model and chosen(name, module):
+                fully_shard(module, **keywords)
+        fully_shard(model, **keywords)
+        return model
+
+    def _recompute(self, model: nn.Module) -> None:
+        wanted = self.activation_checkpointing
+        if not wanted:
+            return
+        names = wanted["modules"] if isinstance(wanted, Mapping) else wanted
+        turn_on_activation_checkpointing(model, names)
+
+    def model_state_dict(self) -> dict[str, Any]:
+        """Return the whole weights on rank 0, an empty dict on others. Every rank must call."""
+        return get_model_state_dict(self.model, options=_WHOLE)  # type: ignore[no-any-return]
+
+    def load_model_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        *,
+        strict: bool = False,
+        revise_keys: ReviseKeys = STRIP_WRAPPER,
+    ) -> None:
+        """Shard whole weights, which every rank holds, into the model."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self.model, revised(state_dict, revise_keys), options=options)
+
+    def optim_state_dict(self) -> dict[str, Any]:
+        """Return the whole state of the optimizer on rank 0. Every rank must call."""
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            return {
+                name: self._whole_state(wrapper) for name, wrapper in self.optim_wrapper.items()
+            }
+        return self._whole_state(self.optim_wrapper)
+
+    def _whole_state(self, wrapper: Any) -> dict[str, Any]:
+        whole = dict(get_optimizer_state_dict(self.model, wrapper.optimizer, options=_WHOLE))
+        scaler = getattr(wrapper, "loss_scaler", None)
+        if scaler is not None:
+            whole["loss_scaler"] = scaler.state_dict()
+        return whole
+
+    def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Shard the whole state of the optimizer, which every rank holds."""
+        wrappers = (
+            dict(self.optim_wrapper.items())
+            if isinstance(self.optim_wrapper, OptimWrapperDict)
+            else {None: self.optim_wrapper}
+        )
+        for name, wrapper in wrappers.items():
+            whole = dict(state_dict if name is None else state_dict[name])
+            scaler = whole.pop("loss_scaler", None)
+            set_optimizer_state_dict(
+                self.model,
+                wrapper.optimizer,
+                whole,
+                options=StateDictOptions(full_state_dict=True),
+            )
+            if scaler is not None:
+                wrapper.loss_scaler.load_state_dict(scaler)
+
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.Module], bool]:
+    """Return the function (name, module) -> whether the module is sharded by itself."""
+    policy = options.get("auto_wrap_policy")
+    if isinstance(policy, Mapping):
+        arguments = dict(policy)
+        kind = arguments.pop("type")
+        function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+        policy = functools.partial(function, **arguments)
+    if policy is not None:
+        return lambda name, module: bool(policy(module))
+    wanted = options.get("shard")
+    if wanted is not None:
+        return lambda name, module: name in wanted or type(module).__name__ in wanted
+    blocks = {
+        f"{name}.{child}" if name else child
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        for child, _ in module.named_children()
+    }
+    return lambda name, module: name in blocks
+
+
+def _dtype(value: Any) -> torch.dtype | None:
+    if value is None or isinstance(value, torch.dtype):
+        return value
+    found = getattr(torch, str(value).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{value!r} is no torch dtype; give 'bfloat16', 'float16' or 'float32'")
+    return found

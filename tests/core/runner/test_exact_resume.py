@@ -1,0 +1,260 @@
+"""A run that is stopped and resumed is equal, to the last bit, to one that never stopped."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from mmx.hooks.hook import Hook
+from mmx.runner.resume import capture_random_state, restore_random_state
+
+
+class StopAfter(Hook):
+    """Ends the run with an error after a number of iterations, as a crash would."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iters):
+        self.iters = iters
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iters:
+            raise KeyboardInterrupt
+
+
+class DrawsNumbers(Hook):
+    """Draws from all random streams in each iteration, as augmentation in the main process does."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+
+
+def same_state(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same_state(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def saving(by_epoch, interval=1, **more):
+    return {
+        "checkpoint": {
+            "type": "CheckpointHook",
+            "by_epoch": by_epoch,
+            "interval": interval,
+            "save_last": False,
+            **more,
+        }
+    }
+
+
+EPOCHS = {
+    "train_cfg": {"by_epoch": True, "max_epochs": 4},
+    "param_scheduler": {"type": "CosineAnnealingLR", "T_max": 20, "by_epoch": False},
+}
+ITERS = {
+    "train_cfg": {"by_epoch": False, "max_iters": 20, "val_interval": 6},
+    "param_scheduler": {"type": "CosineAnnealingLR", "T_max": 20, "by_epoch": False},
+}
+
+
+def run(make_runner, parts, work_dir, *, workers=0, stop=None, kind=EPOCHS, **changes):
+    recorder, draws = parts.Recorder(), DrawsNumbers()
+    hooks = [draws, recorder] + ([StopAfter(stop)] if stop else [])
+    arguments = {
+        "train_dataloader": parts.loader(20, augment=True, workers=workers),
+        "custom_hooks": hooks,
+        "default_hooks": saving(by_epoch=False),
+        **kind,
+        **changes,
+    }
+    runner = make_runner(work_dir=work_dir, dropout=0.3, **arguments)
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+    else:
+        runner.train()
+    return runner, recorder, draws
+
+
+def compare(make_runner, parts, tmp_path, stop, whole_work=None, **settings):
+    whole, seen, drawn = run(make_runner, parts, tmp_path / "whole", **settings)
+    run(make_runner, parts, tmp_path / "parted", stop=stop, **settings)
+    # A resumed run knows nothing of the first one but its files.
+    settings = {**settings, "randomness": {"seed": None}}
+    resumed, rest, drawn_rest = run(
+        make_runner, parts, tmp_path / "parted", resume=True, **settings
+    )
+    return whole, seen, drawn, resumed, rest, drawn_rest
+
+
+def assert_equal_runs(whole, seen, drawn, resumed, rest, drawn_rest):
+    n = len(rest.samples)
+    assert 0 < n < len(seen.samples)
+    assert seen.samples[-n:] == rest.samples
+    assert seen.losses[-n:] == rest.losses
+    assert drawn.drawn[-n:] == drawn_rest.drawn
+    assert same_state(whole.model.state_dict(), resumed.model.state_dict())
+    assert same_state(whole.optim_wrapper.state_dict(), resumed.optim_wrapper.state_dict())
+    assert [s.state_dict() for s in whole.param_schedulers] == [
+        s.state_dict() for s in resumed.param_schedulers
+    ]
+    assert (whole.epoch, whole.iter) == (resumed.epoch, resumed.iter)
+
+
+def test_training_twice_gives_the_same_losses_to_the_last_bit(make_runner, parts, tmp_path):
+    first = run(make_runner, parts, tmp_path / "a")
+    second = run(make_runner, parts, tmp_path / "b")
+    assert first[1].losses == second[1].losses
+    assert same_state(first[0].model.state_dict(), second[0].model.state_dict())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_after_epoch_2_of_4(make_runner, parts, tmp_path, workers):
+    assert_equal_runs(
+        *compare(
+            make_runner,
+            parts,
+            tmp_path,
+            stop=12,
+            workers=workers,
+            default_hooks=saving(by_epoch=True),
+        )
+    )
+
+
+@pytest.mark.parametrize("stop", [3, 5, 6, 13])
+def test_resuming_from_any_iteration_of_an_epoch_loop(make_runner, parts, tmp_path, stop):
+    assert_equal_runs(*compare(make_runner, parts, tmp_path, stop=stop))
+
+
+def test_resuming_inside_an_epoch_with_workers(make_runner, parts, tmp_path):
+    assert_equal_runs(*compare(make_runner, parts, tmp_path, stop=8, workers=2))
+
+
+@pytest.mark.parametrize("stop", [4, 6, 11])
+@pytest.mark.parametrize("sampler", ["InfiniteSampler", "DefaultSampler"])
+def test_resuming_an_iteration_loop(make_runner, parts, tmp_path, stop, sampler):
+    loader = parts.loader(20, augment=True)
+    loader["sampler"] = {"type": sampler, "shuffle": True}
+    assert_equal_runs(
+        *compare(make_runner, parts, tmp_path, stop=stop, kind=ITERS, train_dataloader=loader)
+    )
+
+
+def test_resuming_with_a_data_loader_of_ones_own(make_runner, parts, tmp_path):
+    """torch's own shuffling draws its permutation from the global random stream."""
+
+    def own():
+        return torch.utils.data.DataLoader(parts.Points(20, augment=True), 4, shuffle=True)
+
+    settings = {"train_dataloader": own(), "randomness": {"seed": 3}}
+    whole = run(make_runner, parts, tmp_path / "whole", **settings)
+    run(make_runner, parts, tmp_path / "parted", stop=8, **settings)
+    resumed = run(make_runner, parts, tmp_path / "parted", resume=True, **settings)
+    assert_equal_runs(*whole, *resumed)
+
+
+def test_resuming_in_the_middle_of_gradient_accumulation(make_runner, parts, tmp_path):
+    wrapper = {"optimizer": {"type": "Adam", "lr": 0.01}, "accumulative_counts": 4}
+    assert_equal_runs(*compare(make_runner, parts, tmp_path, stop=7, optim_wrapper=wrapper))
+
+
+def test_nothing_is_read_while_skipping(make_runner, parts, tmp_path):
+    run(make_runner, parts, tmp_path / "run", stop=8)
+    loader = parts.loader(20, augment=True)
+    runner, recorder, _ = run(
+        make_runner, parts, tmp_path / "run", resume=True, train_dataloader=loader
+    )
+    assert sum(map(len, recorder.samples)) == runner.train_dataloader.dataset.reads
+
+
+def test_the_checkpoint_of_a_stopped_validation_is_followed_by_that_validation(
+    make_runner, parts, tmp_path
+):
+    """A schedule that listens to the metric needs every validation."""
+    plateau = {"type": "ReduceOnPlateauLR", "monitor": "acc/top1", "patience": 0, "factor": 0.5}
+    kind = {"train_cfg": {"by_epoch": True, "max_epochs": 4}, "param_scheduler": plateau}
+
+    class StopInValidation(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            if runner.epoch == 2:
+                raise KeyboardInterrupt
+
+    whole = run(make_runner, parts, tmp_path / "whole", kind=kind)
+    arguments = {**kind, "custom_hooks": [DrawsNumbers(), StopInValidation()]}
+    runner = make_runner(
+        work_dir=tmp_path / "parted",
+        dropout=0.3,
+        train_dataloader=parts.loader(20, augment=True),
+        default_hooks=saving(by_epoch=True),
+        **arguments,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    resumed = run(make_runner, parts, tmp_path / "parted", kind=kind, resume=True)
+    assert_equal_runs(*whole, *resumed)
+
+
+def test_validation_does_not_change_what_training_draws(make_runner, parts, tmp_path):
+    with_val = run(make_runner, parts, tmp_path / "with")
+    without = run(
+        make_runner,
+        parts,
+        tmp_path / "without",
+        val_dataloader=None,
+        val_cfg=None,
+        val_evaluator=None,
+    )
+    assert with_val[1].losses == without[1].losses
+
+
+@pytest.mark.parametrize("left_out", ["random", "loop", "optimizer"])
+def test_leaving_out_a_part_of_the_state_breaks_the_equality(
+    make_runner, parts, tmp_path, left_out
+):
+    """The negative control: the tests above would notice."""
+    whole = run(make_runner, parts, tmp_path / "whole")
+    run(make_runner, parts, tmp_path / "parted", stop=8)
+    file = tmp_path / "parted" / "iter_7.pth"
+    saved = torch.load(file, weights_only=True)
+    if left_out == "optimizer":
+        for state in saved["optimizer"]["state"].values():
+            state["momentum_buffer"].zero_()
+    elif left_out == "loop":
+        saved["engine"]["loop"].update(batches=0, samples=0)
+    else:
+        del saved["engine"][left_out]
+    torch.save(saved, tmp_path / "changed.pth")
+    resumed = run(
+        make_runner,
+        parts,
+        tmp_path / "parted",
+        resume=True,
+        load_from=str(tmp_path / "changed.pth"),
+    )
+    assert not same_state(whole[0].model.state_dict(), resumed[0].model.state_dict())
+
+
+def test_random_states_come_back_exactly():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    random.gauss(0, 1), np.random.randn()  # leaves half a pair behind
+    state = capture_random_state()
+    first = random.gauss(0, 1), np.random.randn(), torch.rand(3).tolist()
+    random.random(), np.random.rand(5), torch.rand(5)
+    restore_random_state(state)
+    assert (random.gauss(0, 1), np.random.randn(), torch.rand(3).tolist()) == first
+
+
+def test_captured_random_states_are_plain_data(tmp_path):
+    torch.save(capture_random_state(), tmp_path / "state.pth")
+    restore_random_state(torch.load(tmp_path / "state.pth", weights_only=True))

@@ -1,0 +1,346 @@
+"""Training, validation and test loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmx.evaluator import Evaluator
+from mmx.hooks.hook import Hook
+from mmx.logging import HistoryBuffer
+from mmx.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
+from mmx.runner.loops import _InfiniteDataloaderIterator, _parse_losses, _update_losses
+from mmx.runner.utils import calc_dynamic_intervals
+from mmx.structures import BaseDataElement
+
+NO_VAL = {"val_dataloader": None, "val_cfg": None, "val_evaluator": None}
+
+
+class WhenValidated(Hook):
+    """Writes down after which epoch and iteration each validation ran."""
+
+    def __init__(self):
+        self.at = []
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.at.append((runner.epoch, runner.iter))
+
+
+def validated(make_runner, **train_cfg):
+    hook = WhenValidated()
+    runner = make_runner(train_cfg=train_cfg, custom_hooks=[hook])
+    runner.train()
+    return hook.at
+
+
+# Moments of validation -----------------------------------------------------------------------
+
+
+def test_an_epoch_loop_validates_at_the_interval_and_after_the_last_epoch(make_runner):
+    at = validated(make_runner, by_epoch=True, max_epochs=5, val_begin=2, val_interval=2)
+    assert [epoch for epoch, _ in at] == [2, 4, 5]
+
+
+def test_dynamic_intervals_of_an_epoch_loop(make_runner):
+    at = validated(
+        make_runner, by_epoch=True, max_epochs=8, val_interval=3, dynamic_intervals=[(5, 1)]
+    )
+    assert [epoch for epoch, _ in at] == [3, 5, 6, 7, 8]
+
+
+def test_an_iteration_loop_validates_at_the_interval_and_after_the_last_iteration(make_runner):
+    at = validated(make_runner, by_epoch=False, max_iters=11, val_begin=5, val_interval=4)
+    assert [iteration for _, iteration in at] == [8, 11]
+
+
+def test_dynamic_intervals_of_an_iteration_loop(make_runner):
+    at = validated(
+        make_runner, by_epoch=False, max_iters=9, val_interval=4, dynamic_intervals=[(6, 2)]
+    )
+    assert [iteration for _, iteration in at] == [4, 6, 8, 9]
+
+
+def test_validation_every_n_iterations_inside_an_epoch_loop(make_runner):
+    at = validated(make_runner, by_epoch=True, max_epochs=2, val_every_iters=2)
+    assert at == [(0, 2), (0, 4), (1, 5), (1, 6), (1, 8), (2, 10)]
+
+
+def test_validation_every_n_epochs_in_an_iteration_loop(make_runner):
+    at = validated(make_runner, by_epoch=False, max_iters=12, val_every_epochs=1)
+    assert [iteration for _, iteration in at] == [5, 10, 12]
+
+
+@pytest.mark.parametrize(
+    "kind", [dict(by_epoch=True, max_epochs=1), dict(by_epoch=False, max_iters=5)]
+)
+def test_validation_before_training(make_runner, kind):
+    at = validated(make_runner, val_before_train=True, **kind)
+    assert [iteration for _, iteration in at] == [0, 5]
+
+
+@pytest.mark.parametrize(
+    "kind", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=9, val_interval=3)]
+)
+def test_training_mode_is_restored_after_validation_module_by_module(make_runner, kind):
+    wrong = []
+
+    class Looks(Hook):
+        def before_train(self, runner):
+            # The engine calls train(); a module that is frozen afterwards stays frozen.
+            runner.model.train()
+            runner.model.norm.eval()
+
+        def after_val(self, runner):
+            wrong.append((runner.model.training, runner.model.first.training))
+
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            if runner.model.training or runner.model.norm.training:
+                wrong.append("training while validating")
+
+    make_runner(train_cfg=kind, custom_hooks=[Looks()]).train()
+    assert set(wrong) == {(True, True)}
+
+
+def test_a_hook_can_stop_training_after_an_epoch_or_an_iteration(make_runner):
+    class Stops(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 6:
+                runner.train_loop.stop_training = True
+
+    epochs = make_runner(train_cfg=dict(by_epoch=True, max_epochs=5), custom_hooks=[Stops()])
+    epochs.train()
+    assert (epochs.epoch, epochs.iter) == (2, 10)
+    iters = make_runner(train_cfg=dict(by_epoch=False, max_iters=50), custom_hooks=[Stops()])
+    iters.train()
+    assert iters.iter == 7
+
+
+# Arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1.5, "2", None, True])
+def test_max_epochs_and_max_iters_are_whole_numbers(make_runner, value):
+    runner = make_runner()
+    with pytest.raises(ValueError, match="`max_epochs` should be an integer number, but got"):
+        EpochBasedTrainLoop(runner, runner.train_dataloader, value)
+    with pytest.raises(ValueError, match="`max_iters` should be an integer number, but got"):
+        IterBasedTrainLoop(runner, runner.train_dataloader, value)
+
+
+def test_a_whole_number_given_as_float_is_accepted(make_runner):
+    runner = make_runner()
+    loop = EpochBasedTrainLoop(runner, runner.train_dataloader, 3.0)
+    assert (loop.max_epochs, loop.max_iters) == (3, 15)
+
+
+def test_loops_are_built_with_dicts_of_loaders_and_know_their_runner(make_runner, parts):
+    runner = make_runner()
+    loop = IterBasedTrainLoop(runner, parts.loader(), max_iters=4)
+    assert loop.runner is runner
+    assert (loop.max_epochs, loop.max_iters, loop.epoch, loop.iter) == (1, 4, 0, 0)
+    assert (loop.val_begin, loop.val_interval) == (1, 1000)
+
+
+@pytest.mark.parametrize("kind", [ValLoop, TestLoop])
+def test_an_evaluator_of_another_type_is_an_error(make_runner, parts, kind):
+    with pytest.raises(TypeError, match="evaluator must be one of dict, list or Evaluator"):
+        kind(make_runner(), parts.loader(), parts.Accuracy())
+
+
+def test_dynamic_intervals_are_pairs():
+    assert calc_dynamic_intervals(3) == ([0], [3])
+    assert calc_dynamic_intervals(3, [(5, 2), [8, 1]]) == ([0, 5, 8], [3, 2, 1])
+    with pytest.raises(TypeError, match=r"\(milestone, interval\) pairs, but it contains 5"):
+        calc_dynamic_intervals(3, [5])
+
+
+# Evaluation ----------------------------------------------------------------------------------
+
+
+def test_no_gradients_in_validation_also_when_an_iteration_is_run_by_hand(make_runner):
+    seen = []
+
+    class Looks(Hook):
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(torch.is_grad_enabled())
+
+    runner = make_runner(custom_hooks=[Looks()])
+    runner.val()
+    runner.val_loop.run_iter(0, next(iter(runner.val_dataloader)))
+    assert seen == [False] * 4
+    assert torch.is_grad_enabled()
+
+
+def test_metainfo_reaches_evaluator_and_visualizer(make_runner, parts):
+    runner = make_runner()
+    assert runner.val_evaluator.dataset_meta == parts.Points.metainfo
+    assert runner.visualizer.dataset_meta == parts.Points.metainfo
+
+
+def test_fp16_validates_in_mixed_precision(make_runner, parts):
+    dtypes = []
+
+    class Net(parts.Net):
+        def val_step(self, data):
+            dtypes.append(self.first(data["x"]).dtype)
+            return super().val_step(data)
+
+    make_runner(model=Net(), val_cfg=dict(fp16=True)).val()
+    make_runner(model=Net()).val()
+    assert dtypes[0] == torch.bfloat16
+    assert dtypes[-1] == torch.float32
+
+
+def test_validation_loss_with_one_flag(make_runner, parts):
+    runner = make_runner(val_cfg=dict(with_loss=True))
+    metrics = runner.val()
+    loader = runner.val_dataloader
+    with torch.no_grad():
+        losses = [float(runner.model(**batch, mode="loss")["loss"]) for batch in loader]
+    assert metrics["loss"] == pytest.approx(sum(losses) / len(losses))
+    assert metrics["val_loss"] == pytest.approx(metrics["loss"])
+    assert runner.val_dataloader.dataset.reads == 20
+
+
+def test_losses_that_a_model_adds_to_its_predictions_become_metrics(make_runner, parts):
+    class Net(parts.Net):
+        def val_step(self, data):
+            extra = BaseDataElement(
+                loss={"loss_a": torch.tensor(2.0), "other": [torch.tensor(1.0)]}
+            )
+            return [*super().val_step(data), extra]
+
+    metrics = make_runner(model=Net()).val()
+    assert metrics["loss_a"] == 2.0
+    assert metrics["other"] == 1.0
+    assert metrics["val_loss"] == 2.0
+    assert metrics["acc/count"] == 10
+
+
+def test_update_and_parse_losses_as_recorded_from_mmengine():
+    """mmengine 0.10.7 gives these numbers for the same input."""
+    losses: dict[str, HistoryBuffer] = {}
+    last = BaseDataElement(
+        loss=dict(l1=torch.tensor(1.0), l2=[torch.tensor(1.0), torch.tensor(2.0)])
+    )
+    for _ in range(2):
+        outputs, losses = _update_losses([BaseDataElement(x=1), last], losses)
+        assert len(outputs) == 1
+    assert _parse_losses(losses, "val") == {"l1": 1.0, "l2": 1.5, "val_loss": 0}
+    kept, losses = _update_losses([BaseDataElement(loss=3, x=1)], {})
+    assert len(kept) == 1
+    assert losses == {}
+
+
+def test_named_validation_sets_have_prefixed_metrics(make_runner, parts):
+    hook = WhenValidated()
+    runner = make_runner(
+        val_dataloader=dict(
+            easy=parts.loader(10, shuffle=False, seed=1),
+            hard=parts.loader(6, shuffle=False, seed=2),
+        ),
+        val_evaluator=[parts.Accuracy()],
+        custom_hooks=[hook],
+    )
+    metrics = runner.val()
+    assert sorted(metrics) == [
+        "easy/acc/count",
+        "easy/acc/top1",
+        "hard/acc/count",
+        "hard/acc/top1",
+    ]
+    assert (metrics["easy/acc/count"], metrics["hard/acc/count"]) == (10, 6)
+    assert len(hook.at) == 1
+    single = make_runner(val_dataloader=parts.loader(6, shuffle=False, seed=2)).val()
+    assert metrics["hard/acc/top1"] == single["acc/top1"]
+
+
+def test_named_validation_sets_may_have_an_evaluator_each(make_runner, parts):
+    class Other(parts.Accuracy):
+        default_prefix = "other"
+
+    runner = make_runner(
+        val_dataloader=dict(a=parts.loader(10, shuffle=False), b=parts.loader(6, shuffle=False)),
+        val_evaluator=dict(a=[parts.Accuracy()], b=Evaluator(Other())),
+    )
+    assert sorted(runner.val()) == ["a/acc/count", "a/acc/top1", "b/other/count", "b/other/top1"]
+
+
+def test_an_evaluator_exchanged_on_the_loop_counts(make_runner, parts):
+    class Other(parts.Accuracy):
+        default_prefix = "other"
+
+    runner = make_runner()
+    runner.val_loop.evaluator = Evaluator(Other())
+    assert "other/top1" in runner.val_loop.run()
+
+
+def test_a_hook_can_undo_what_it_did_for_a_validation_that_failed(make_runner):
+    calls = []
+
+    class Swaps(Hook):
+        def before_val_epoch(self, runner):
+            calls.append("swap")
+
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            raise ZeroDivisionError
+
+        def abort_val(self, runner):
+            calls.append("swap back")
+
+    runner = make_runner(custom_hooks=[Swaps()])
+    with pytest.raises(ZeroDivisionError):
+        runner.val()
+    assert calls == ["swap", "swap back"]
+
+
+# Endless data --------------------------------------------------------------------------------
+
+
+def test_the_endless_iterator_starts_anew_and_sets_the_samplers_epoch(parts, make_runner):
+    runner = make_runner()
+    loader = runner.train_dataloader
+    iterator = _InfiniteDataloaderIterator(loader)
+    assert iter(iterator) is iterator
+    first = [next(iterator)["i"].tolist() for _ in range(5)]
+    second = [next(iterator)["i"].tolist() for _ in range(5)]
+    assert iterator._epoch == 1
+    assert first != second
+    for samples in (first, second):
+        assert sorted(index for batch in samples for index in batch) == list(range(20))
+    assert loader.sampler.epoch == 1
+
+
+def test_an_empty_loader_is_an_error_and_not_an_endless_loop():
+    with pytest.raises(ValueError, match="has no batches: its data set is empty"):
+        next(_InfiniteDataloaderIterator(torch.utils.data.DataLoader([])))
+
+
+# Subclasses ----------------------------------------------------------------------------------
+
+
+def test_a_subclass_that_overrides_run_iter_keeps_position_and_validation(make_runner, parts):
+    class Twice(EpochBasedTrainLoop):
+        def run_iter(self, idx, data_batch):
+            self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+            for _ in range(2):
+                outputs = self.runner.model.train_step(data_batch, self.runner.optim_wrapper)
+            self.runner.call_hook(
+                "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
+            )
+            self._iter += 1
+
+    recorder = parts.Recorder()
+    runner = make_runner(train_cfg=dict(type=Twice, max_epochs=2), custom_hooks=[recorder])
+    runner.train()
+    assert (runner.epoch, runner.iter, len(recorder.samples)) == (2, 10, 10)
+
+
+def test_a_subclass_may_decide_the_interval(make_runner):
+    class Often(IterBasedTrainLoop):
+        def _decide_current_val_interval(self):
+            self.val_interval = 2 if self._iter >= 4 else 100
+
+    hook = WhenValidated()
+    make_runner(train_cfg=dict(type=Often, max_iters=7), custom_hooks=[hook]).train()
+    assert [iteration for _, iteration in hook.at] == [4, 6, 7]
