@@ -1,0 +1,323 @@
+"""The logger of a run: to the terminal, and to one file per rank that wants one."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Mapping
+from typing import IO, Any
+
+from mmx.logging import terminal
+from mmx.utils.manager import ManagerMixin
+
+_LEVEL_COLORS = {
+    logging.DEBUG: "\033[1;34m",
+    logging.INFO: "\033[1;32m",
+    logging.WARNING: "\033[1;33m",
+    logging.ERROR: "\033[1;31m",
+    logging.CRITICAL: "\033[1;31m",
+}
+_BLINK, _RESET = "\033[5m", "\033[0m"
+
+
+def process_rank() -> int:
+    """Return the rank of this process, 0 where torch or its process group is absent."""
+    torch_dist = sys.modules.get("torch.distributed")
+    if torch_dist is None or not torch_dist.is_available() or not torch_dist.is_initialized():
+        return 0
+    return int(torch_dist.get_rank())
+
+
+class FilterDuplicateWarning(logging.Filter):
+    """Lets each warning through once.
+
+    Args:
+        name: As for :class:`logging.Filter`.
+    """
+
+    # Warnings whose text never repeats must not fill the memory.
+    _LIMIT = 10_000
+
+    def __init__(self, name: str = "mmx") -> None:
+        super().__init__(name)
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be written."""
+        if record.levelno != logging.WARNING:
+            return True
+        message = record.getMessage()
+        if message in self.seen:
+            return False
+        if len(self.seen) < self._LIMIT:
+            self.seen.add(message)
+        return True
+
+
+class MMFormatter(logging.Formatter):
+    """Formats a record as ``time - name - LEVEL - message``; errors also say where they arose.
+
+    Args:
+        color: Colour the level's name.
+        blink: Let it blink.
+        **kwargs: Arguments of :class:`logging.Formatter`, for example ``datefmt``.
+    """
+
+    def __init__(self, color: bool = True, blink: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        error = self._get_prefix("ERROR", color, blink=True if blink else color)
+        warning = self._get_prefix("WARNING", color, blink=blink)
+        info = self._get_prefix("INFO", color, blink=blink)
+        debug = self._get_prefix("DEBUG", color, blink=blink)
+        critical = self._get_prefix("CRITICAL", color, blink=True if blink else color)
+        start, where = "%(asctime)s - %(name)s", "%(pathname)s - %(funcName)s - %(lineno)d"
+        self.err_format = f"{start} - {error} - {where} - %(message)s"
+        self.warn_format = f"{start} - {warning} - %(message)s"
+        self.info_format = f"{start} - {info} - %(message)s"
+        self.debug_format = f"{start} - {debug} - %(message)s"
+        self.critical_format = f"{start} - {critical} - {where} - %(message)s"
+
+    def _get_prefix(self, level: str, color: bool, blink: bool = False) -> str:
+        """Return the level's name, coloured if asked for."""
+        if not color:
+            return level
+        code = _LEVEL_COLORS[logging.getLevelNamesMapping()[level]]
+        return f"{_BLINK if blink else ''}{code}{level}{_RESET}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of the record."""
+        if record.levelno >= logging.CRITICAL:
+            style = self.critical_format
+        elif record.levelno >= logging.ERROR:
+            style = self.err_format
+        elif record.levelno >= logging.WARNING:
+            style = self.warn_format
+        elif record.levelno >= logging.INFO:
+            style = self.info_format
+        else:
+            style = self.debug_format
+        # The base class formats with `_style` and keeps the rest: time, arguments, traceback.
+        self._style._fmt = style
+        return super().format(record)
+
+
+class TerminalHandler(logging.StreamHandler[IO[str]]):
+    """Writes to what ``sys.stdout`` is at that moment, and above a live display if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self._plain = MMFormatter(color=False, datefmt="%m/%d %H:%M:%S")
+        self._colored = MMFormatter(color=True, datefmt="%m/%d %H:%M:%S")
+
+    @property
+    def stream(self) -> IO[str]:
+        """The current standard output."""
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: IO[str]) -> None:
+        """Ignored: the base class sets the stream that it was made with."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of the record, coloured on a terminal."""
+        if self.formatter is not None:
+            return self.formatter.format(record)
+        live = terminal.live_display() is not None and not os.environ.get("NO_COLOR")
+        return (self._colored if live or terminal.has_color() else self._plain).format(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; what goes wrong is reported, never raised."""
+        try:
+            terminal.write(self.format(record) + self.terminator)
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 a log line must not end a run
+            self.handleError(record)
+
+
+class MMLogger(logging.Logger, ManagerMixin):
+    """The logger of a run, found by its instance name and not through :mod:`logging`.
+
+    Lines go to standard output and to ``log_file``: on rank 0 always; on rank n, into
+    ``<log_file>_rank<n>.log``, if ``distributed`` is set or the level is DEBUG. On a rank other
+    than 0 only errors go to standard output. No handler of any other logger is used or changed.
+
+    Args:
+        name: Name of the instance.
+        logger_name: What log lines show as the name of the logger.
+        log_file: The file; its directory is made. None writes none.
+        log_level: Level of the handlers.
+        file_mode: How the file is opened: ``'w'`` or ``'a'``.
+        distributed: Every rank writes a file.
+        file_handler_cfg: ``type``, a class of :mod:`logging.handlers` such as
+            ``'TimedRotatingFileHandler'``, or ``'FileHandler'``, and its arguments.
+
+    Raises:
+        ValueError: The level or the handler is unknown.
+
+    Examples:
+        >>> from mmx.logging import MMLogger
+        >>> logger = MMLogger.get_instance('docs', logger_name='Logger')
+        >>> logger.name, logger.instance_name
+        ('Logger', 'docs')
+    """
+
+    def __init__(
+        self,
+        name: str,
+        logger_name: str = "mmx",
+        log_file: str | None = None,
+        log_level: int | str = "INFO",
+        file_mode: str = "w",
+        distributed: bool = False,
+        file_handler_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        logging.Logger.__init__(self, logger_name)
+        ManagerMixin.__init__(self, name)
+        level = _level_number(log_level)
+        rank = process_rank()
+        self._log_file: str | None = None
+
+        stream_handler = TerminalHandler()
+        stream_handler.setLevel(level if rank == 0 else logging.ERROR)
+        stream_handler.addFilter(FilterDuplicateWarning(logger_name))
+        self.handlers.append(stream_handler)
+
+        if log_file is None:
+            return
+        every_rank = distributed or level <= logging.DEBUG
+        if rank != 0 and not every_rank:
+            return
+        self._log_file = _file_of_rank(os.fspath(log_file), rank)
+        file_handler = _file_handler(self._log_file, file_mode, file_handler_cfg)
+        file_handler.setFormatter(MMFormatter(color=False, datefmt="%Y/%m/%d %H:%M:%S"))
+        file_handler.setLevel(level)
+        file_handler.addFilter(FilterDuplicateWarning(logger_name))
+        self.handlers.append(file_handler)
+
+    @property
+    def log_file(self) -> str | None:
+        """Path of this process's log file, None if it writes none."""
+        return self._log_file
+
+    @classmethod
+    def get_current_instance(cls) -> MMLogger:
+        """Return the logger that is bound in this context, or else the latest created.
+
+        Before any has been created, one named ``mmx`` is.
+        """
+        if not cls._instance_dict:
+            cls.get_instance("mmx")
+        return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Hand the record to the logger's own handlers, and to no others."""
+        for handler in self.handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+    def setLevel(self, level: int | str) -> None:
+        """Set the level below which nothing is logged, whatever the handlers' levels are."""
+        self.level = _level_number(level)
+        # `logging` clears this cache only for loggers that it knows.
+        self._cache.clear()
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Tell whether records of this level are logged."""
+        return not self.disabled and level >= self.getEffectiveLevel()
+
+    def close(self) -> None:
+        """Flush and close the handlers. Closing twice is fine."""
+        for handler in self.handlers:
+            handler.flush()
+            if not isinstance(handler, TerminalHandler):
+                handler.close()
+
+    def __reduce__(self) -> Any:
+        """Pickle as the instance of this name; logging's own way looks where it is not."""
+        return MMLogger.get_instance, (self.instance_name,)
+
+
+def _level_number(level: int | str) -> int:
+    if isinstance(level, str):
+        levels = logging.getLevelNamesMapping()
+        if level not in levels:
+            raise ValueError(f"unknown log level {level!r}; there are {', '.join(levels)}")
+        return levels[level]
+    if isinstance(level, bool) or not isinstance(level, int):
+        raise TypeError(f"a log level should be an int or a str, but got {level!r}")
+    return level
+
+
+def _file_of_rank(log_file: str, rank: int) -> str:
+    if rank == 0:
+        return log_file
+    stem, suffix = os.path.splitext(log_file)
+    return f"{stem}_rank{rank}{suffix}"
+
+
+def _file_handler(path: str, mode: str, config: dict[str, Any] | None) -> logging.Handler:
+    directory = os.path.dirname(path)
+    if directory:
+        os.makedirs(directory, exist_ok=True)
+    if config is None:
+        return logging.FileHandler(path, mode, encoding="utf-8")
+    if not isinstance(config, Mapping):
+        raise TypeError(f"file_handler_cfg should be a dict, but got {type(config).__name__}")
+    options = dict(config)
+    if "type" not in options:
+        raise ValueError(
+            "file_handler_cfg needs a 'type', for example 'TimedRotatingFileHandler', but got "
+            f"{options!r}"
+        )
+    name = options.pop("type")
+    if name == "FileHandler":
+        options.setdefault("mode", mode)
+        kind: Any = logging.FileHandler
+    else:
+        kind = getattr(logging.handlers, str(name), None)
+        if not (isinstance(kind, type) and issubclass(kind, logging.FileHandler)):
+            # RotatingFileHandler and its kin are FileHandlers; a socket has no file.
+            raise ValueError(
+                f"`logging.handlers` does not contain {name} or it writes no file; there are "
+                "FileHandler, RotatingFileHandler, TimedRotatingFileHandler and "
+                "WatchedFileHandler"
+            )
+    options.setdefault("encoding", "utf-8")
+    return kind(filename=path, **options)  # type: ignore[no-any-return]  # a subclass of Handler
+
+
+def print_log(
+    msg: Any, logger: logging.Logger | str | None = None, level: int = logging.INFO
+) -> None:
+    """Print or log a message.
+
+    Args:
+        msg: The message.
+        logger: A logger; ``'current'``, the run's; ``'silent'``, none at all; the instance name
+            of a logger; or None, which prints.
+        level: Level of the message, where there is a logger.
+
+    Raises:
+        ValueError: There is no logger of that name.
+        TypeError: ``logger`` is none of these.
+    """
+    if logger is None:
+        terminal.write(f"{msg}\n")
+    elif isinstance(logger, logging.Logger):
+        logger.log(level, msg, stacklevel=2)
+    elif logger == "silent":
+        pass
+    elif logger == "current":
+        MMLogger.get_current_instance().log(level, msg, stacklevel=2)
+    elif isinstance(logger, str):
+        if not MMLogger.check_instance_created(logger):
+            raise ValueError(f"MMLogger: {logger} has not been created!")
+        MMLogger.get_instance(logger).log(level, msg, stacklevel=2)
+    else:
+        raise TypeError(
+            '`logger` should be either a logging.Logger object, str, "silent", "current" or None, '
+            f"but got {type(logger).__name__}"
+        )

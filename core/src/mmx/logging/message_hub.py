@@ -1,0 +1,448 @@
+"""The message hub: where the parts of a run leave numbers and facts for each other."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
+from mmx.logging.history_buffer import HistoryBuffer
+from mmx.logging.logger import print_log
+from mmx.utils.manager import ManagerMixin
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Rows wait here before they are handed to their buffers.
+_MAX_ROWS = 512
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+
+
+class _Rows:
+    """Numbers that were logged together, a row per iteration, waiting for a reader."""
+
+    __slots__ = ("buffers", "names", "rows")
+
+    def __init__(self, names: list[str], buffers: list[HistoryBuffer]) -> None:
+        self.names = names
+        self.buffers = buffers
+        self.rows: list[list[Any]] = []
+
+
+class MessageHub(ManagerMixin):
+    """Holds what the parts of a run tell each other, found by name or as the current one.
+
+    There are two kinds: numbers with a history (losses, learning rates), each in a
+    :class:`~mmx.logging.HistoryBuffer`, and facts of which the latest counts (the epoch, the path
+    of the last checkpoint).
+
+    Each buffer keeps the latest :attr:`max_length` values, so that memory does not grow with the
+    run; statistics over everything ever logged stay exact.
+
+    Args:
+        name: Name of the instance.
+        log_scalars: First buffers, by name.
+        runtime_info: First facts, by name.
+        resumed_keys: Which of them are saved in checkpoints, name -> bool.
+
+    Raises:
+        TypeError: An argument is no dict, or a value of ``log_scalars`` no buffer.
+        ValueError: ``resumed_keys`` has a name that the others lack.
+    """
+
+    #: How many values each buffer of a hub keeps.
+    max_length = 10_000
+
+    def __init__(
+        self,
+        name: str,
+        log_scalars: dict[str, HistoryBuffer] | None = None,
+        runtime_info: dict[str, Any] | None = None,
+        resumed_keys: dict[str, bool] | None = None,
+    ) -> None:
+        super().__init__(name)
+        for argument, value in (
+            ("log_scalars", log_scalars),
+            ("runtime_info", runtime_info),
+            ("resumed_keys", resumed_keys),
+        ):
+            if value is not None and not isinstance(value, Mapping):
+                raise TypeError(
+                    f"{argument} should be a dict or `None`, but got {type(value).__name__}"
+                )
+        self._log_scalars: OrderedDict[str, HistoryBuffer] = OrderedDict(log_scalars or {})
+        self._runtime_info: OrderedDict[str, Any] = OrderedDict(runtime_info or {})
+        self._resumed_keys: OrderedDict[str, bool] = OrderedDict(resumed_keys or {})
+        for key, buffer in self._log_scalars.items():
+            if not isinstance(buffer, HistoryBuffer):
+                raise TypeError(
+                    "The values of log_scalars must be HistoryBuffer, but "
+                    f"{key!r} is {type(buffer).__name__}"
+                )
+        for key in self._resumed_keys:
+            if key not in self._log_scalars and key not in self._runtime_info:
+                raise ValueError(
+                    "Keys of `resumed_keys` must be contained in `log_scalars` or "
+                    f"`runtime_info`, but got {key}"
+                )
+        # One group per set of names that are logged together; at most one has waiting rows, so
+        # that the order within each buffer is the order of the calls.
+        self._groups: dict[Any, _Rows] = {}
+        self._open: _Rows | None = None
+
+    @classmethod
+    def get_current_instance(cls) -> MessageHub:
+        """Return the hub that is bound in this context, or else the latest created.
+
+        Before any has been created, one named ``mmx`` is.
+        """
+        if not cls._instance_dict:
+            cls.get_instance("mmx")
+        return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
+
+    # Numbers ----------------------------------------------------------------------------------
+
+    def update_scalar(
+        self,
+        key: str,
+        value: int | float | np.ndarray[Any, Any] | torch.Tensor,
+        count: int | float = 1,
+        resumed: bool = True,
+    ) -> None:
+        """Append a number to the history of ``key``.
+
+        Args:
+            key: Name, in a run with the prefix ``train/``, ``val/`` or ``test/``.
+            value: A number, or an array or tensor of one element. A tensor on an accelerator is
+                read when somebody needs the number.
+            count: What the value is a sum of; the mean divides by counts.
+            resumed: Whether checkpoints save the history. The same for all calls of a name.
+
+        Raises:
+            TypeError: ``value`` is no number.
+            ValueError: ``value`` has more than one element, or ``resumed`` differs from before.
+        """
+        buffer = self._log_scalars.get(key)
+        if buffer is None or self._resumed_keys.get(key) is not resumed:
+            self._check_value(key, value)
+            buffer = self._buffer(key, resumed)
+        if self._open is not None:
+            self.flush()
+        if type(value) is not float:
+            value = self._check_value(key, value)
+        count = self._check_value(key, count) if not isinstance(count, int | float) else count
+        if count == 1 and buffer._tail_counts is None and type(value) is float:
+            tail = buffer._tail
+            tail.append(value)
+            if len(tail) >= 1024:
+                buffer._spill()
+            return
+        buffer._append(value, count)
+
+    def update_scalars(self, log_dict: dict[str, Any], resumed: bool = True) -> None:
+        """Append several numbers.
+
+        Args:
+            log_dict: Name -> number as in :meth:`update_scalar`, or ``dict(value=..., count=...)``.
+            resumed: As in :meth:`update_scalar`, for all of them.
+
+        Raises:
+            TypeError: ``log_dict`` is no dict, or has a value that is no number.
+            ValueError: A dict in it has no ``value``, or the reasons of :meth:`update_scalar`.
+        """
+        if not isinstance(log_dict, dict):
+            raise TypeError(f"`log_dict` must be a dict!, but got {type(log_dict).__name__}")
+        self.update_row("", log_dict, resumed)
+
+    def update_row(self, prefix: str, log_dict: Mapping[str, Any], resumed: bool = True) -> None:
+        """Append several numbers under a common prefix, at the cost of one.
+
+        Training calls it once per iteration with all losses.
+
+        Args:
+            prefix: Put before each name, for example ``'train/'``.
+            log_dict: As in :meth:`update_scalars`.
+            resumed: As in :meth:`update_scalar`.
+        """
+        values = list(log_dict.values())
+        kinds = set(map(type, values))
+        if kinds != _FLOATS and not kinds <= _FAST:
+            if not self._is_row_of_tensors(kinds, values):
+                for key, value in log_dict.items():
+                    self._update_item(f"{prefix}{key}", value, resumed)
+                return
+            if tensors_live_on_cpu():
+                values = [v if v.__class__ in _FAST else v.item() for v in values]
+            else:
+                values = [v if v.__class__ in _FAST else _kept(v) for v in values]
+        names = (prefix, resumed, *log_dict)
+        rows = self._groups.get(names)
+        if rows is None:
+            rows = self._group(names, [f"{prefix}{key}" for key in log_dict], resumed)
+        if rows is not self._open:
+            self.flush()
+            self._open = rows
+        rows.rows.append(values)
+        if len(rows.rows) >= _MAX_ROWS:
+            self.flush()
+
+    def _is_row_of_tensors(self, kinds: set[type], values: list[Any]) -> bool:
+        return all(kind in _FAST or _is_tensor_type(kind) for kind in kinds) and all(
+            v.numel() == 1 for v in values if not isinstance(v, int | float)
+        )
+
+    def _update_item(self, key: str, value: Any, resumed: bool) -> None:
+        if isinstance(value, Mapping):
+            if "value" not in value:
+                raise ValueError(f"value must be defined in {dict(value)}, the entry of {key!r}")
+            self.update_scalar(key, value["value"], value.get("count", 1), resumed)
+        else:
+            self.update_scalar(key, value, 1, resumed)
+
+    def _check_value(self, key: str, value: Any) -> Any:
+        try:
+            return as_number(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{key!r}: {error}") from None
+
+    def _group(self, names: Any, keys: list[str], resumed: bool) -> _Rows:
+        if len(self._groups) >= 256:  # names that change all the time
+            self.flush()
+            self._groups.clear()
+        rows = self._groups[names] = _Rows(keys, [self._buffer(key, resumed) for key in keys])
+        return rows
+
+    def _buffer(self, key: str, resumed: bool) -> HistoryBuffer:
+        self._set_resumed_keys(key, resumed)
+        buffer = self._log_scalars.get(key)
+        if buffer is None:
+            buffer = HistoryBuffer(max_length=self.max_length)
+            buffer.keep_totals()
+            self._log_scalars[key] = buffer
+        buffer._source = self
+        return buffer
+
+    def flush(self) -> None:
+        """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them."""
+        group, self._open = self._open, None
+        if group is None or not group.rows:
+            return
+        rows, group.rows = group.rows, []
+        flat = [value for row in rows for value in row]
+        places = [i for i, v in enumerate(flat) if v.__class__ not in _FAST]
+        if places:
+            for place, number in zip(places, read_tensors([flat[i] for i in places]), strict=True):
+                flat[place] = number
+        width = len(group.buffers)
+        for column, buffer in enumerate(group.buffers):
+            buffer._extend(flat[column::width])
+
+    def get_scalar(self, key: str) -> HistoryBuffer:
+        """Return the history of ``key``; not a copy, it goes on growing.
+
+        Raises:
+            KeyError: Nothing was logged under that name.
+        """
+        if key not in self._log_scalars:
+            raise KeyError(
+                f"{key} is not found in the log_scalars of the message hub "
+                f"{self.instance_name!r}; there are {', '.join(map(str, self._log_scalars)) or 'none'}"
+            )
+        return self._log_scalars[key]
+
+    @property
+    def log_scalars(self) -> OrderedDict[str, HistoryBuffer]:
+        """All histories, by name."""
+        return self._log_scalars
+
+    def keep_at_least(self, max_length: int) -> None:
+        """Let all buffers, also those to come, keep at least ``max_length`` values."""
+        if max_length > self.max_length:
+            self.max_length = max_length
+            for buffer in self._log_scalars.values():
+                buffer.set_max_length(max_length)
+
+    # Facts ------------------------------------------------------------------------------------
+
+    def update_info(self, key: str, value: Any, resumed: bool = True) -> None:
+        """Set a fact.
+
+        Args:
+            key: Name.
+            value: Any object; in checkpoints only tensors and plain data are saved.
+            resumed: Whether checkpoints save it. The same for all calls of a name.
+
+        Raises:
+            ValueError: ``resumed`` differs from before.
+        """
+        if self._resumed_keys.get(key) is not resumed:
+            self._set_resumed_keys(key, resumed)
+        self._runtime_info[key] = value
+
+    def update_info_dict(self, info_dict: dict[str, Any], resumed: bool = True) -> None:
+        """Set several facts.
+
+        Raises:
+            TypeError: ``info_dict`` is no dict.
+            ValueError: ``resumed`` differs from before for one of the names.
+        """
+        if not isinstance(info_dict, dict):
+            raise TypeError(f"`info_dict` must be a dict!, but got {type(info_dict).__name__}")
+        for key, value in info_dict.items():
+            self.update_info(key, value, resumed)
+
+    def pop_info(self, key: str, default: Any = None) -> Any:
+        """Remove a fact and return it, or ``default``."""
+        return self._runtime_info.pop(key, default)
+
+    def get_info(self, key: str, default: Any = None) -> Any:
+        """Return a fact (the object itself, no copy), or ``default``."""
+        return self._runtime_info.get(key, default)
+
+    @property
+    def runtime_info(self) -> OrderedDict[str, Any]:
+        """All facts, by name."""
+        return self._runtime_info
+
+    def _set_resumed_keys(self, key: str, resumed: bool) -> None:
+        before = self._resumed_keys.setdefault(key, resumed)
+        if before != resumed:
+            raise ValueError(
+                f"{key} used to be resumed={before}, but got {resumed} now. resumed keys cannot be "
+                "modified repeatedly."
+            )
+
+    # State ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what checkpoints save: plain data and arrays, of the names with ``resumed=True``.
+
+        A fact that is no plain data is left out with a warning.
+
+        Returns:
+            ``version``; ``log_scalars``: name -> dict of the buffer's values; ``runtime_info``;
+            ``resumed_keys``.
+        """
+        scalars: dict[str, Any] = {}
+        info: dict[str, Any] = {}
+        keys: dict[str, bool] = {}
+        for key, resumed in self._resumed_keys.items():
+            if not resumed:
+                continue
+            if key in self._log_scalars:
+                scalars[key] = self._log_scalars[key].state_dict()
+                keys[key] = True
+            if key in self._runtime_info:
+                value = self._runtime_info[key]
+                if _is_plain(value):
+                    info[key] = copy.deepcopy(value)
+                    keys[key] = True
+                else:
+                    print_log(
+                        f"{key} in message_hub is no plain data but {type(value).__name__}; "
+                        "checkpoints do not save it. Set it with resumed=False to say so",
+                        logger="current",
+                        level=logging.WARNING,
+                    )
+        return {"version": 1, "log_scalars": scalars, "runtime_info": info, "resumed_keys": keys}
+
+    def load_state_dict(self, state_dict: MessageHub | dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned, here or in MMEngine, or another hub's content.
+
+        What the hub held before is forgotten. Entries that cannot be used are skipped with a
+        warning.
+
+        Raises:
+            TypeError: ``state_dict`` is neither a dict nor a hub.
+            KeyError: It lacks one of its three keys.
+        """
+        if isinstance(state_dict, MessageHub):
+            other = state_dict
+            state_dict = {
+                "log_scalars": other._log_scalars,
+                "runtime_info": other._runtime_info,
+                "resumed_keys": other._resumed_keys,
+            }
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"state_dict should be a dict or a MessageHub, but got {type(state_dict).__name__}"
+            )
+        for key in ("log_scalars", "runtime_info", "resumed_keys"):
+            if key not in state_dict:
+                raise KeyError(f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`")
+        self._open = None
+        self._groups.clear()
+        self._log_scalars = OrderedDict()
+        self._runtime_info = OrderedDict()
+        self._resumed_keys = OrderedDict()
+        for key, value in state_dict["log_scalars"].items():
+            buffer = _restored(value)
+            if buffer is None:
+                _warn(f"{key} in message_hub is not HistoryBuffer, just skip resuming it.")
+                continue
+            buffer.set_max_length(self.max_length)
+            buffer._source = self
+            self._log_scalars[key] = buffer
+        for key, value in state_dict["runtime_info"].items():
+            try:
+                self._runtime_info[key] = copy.deepcopy(value)
+            except Exception:  # noqa: BLE001 whatever an object raises when it is copied
+                _warn(f"{key} in message_hub cannot be copied, just return its reference.")
+                self._runtime_info[key] = value
+        for key, value in state_dict["resumed_keys"].items():
+            if key in self._log_scalars or key in self._runtime_info:
+                self._resumed_keys[key] = bool(value)
+            else:
+                _warn(
+                    f"resumed key: {key} is not defined in message_hub, just skip resuming this "
+                    "key."
+                )
+
+
+# The types of numbers that a row takes as they are.
+_FLOATS = {float}
+_FAST = frozenset((float, int, bool))
+
+
+def _is_tensor_type(kind: type) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and issubclass(kind, torch.Tensor)
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor to be read later. One that is changed in place now and then is copied."""
+    return tensor.detach().clone() if tensor._version else tensor.detach()
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger="current", level=logging.WARNING)
+
+
+def _restored(value: Any) -> HistoryBuffer | None:
+    if isinstance(value, HistoryBuffer):
+        return copy.deepcopy(value)
+    if isinstance(value, Mapping) and "log_history" in value and "count_history" in value:
+        buffer = HistoryBuffer.__new__(HistoryBuffer)
+        buffer.load_state_dict(value)
+        return buffer
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, _PLAIN) or is_tensor(value):
+        return True
+    if isinstance(value, Mapping):
+        return _are_plain(value.keys()) and _are_plain(value.values())
+    if isinstance(value, Sequence | set | frozenset):
+        return _are_plain(value)
+    dtype = getattr(value, "dtype", None)
+    return type(value).__module__ == "numpy" and dtype is not None and not dtype.hasobject
+
+
+def _are_plain(values: Iterable[Any]) -> bool:
+    return all(map(_is_plain, values))
