@@ -21,7 +21,8 @@ def fopen(filepath: str | Path, *args: Any, **kwargs: Any) -> IO[Any]:
     """
     if not is_filepath(filepath):
         raise ValueError("`filepath` should be a string or a Path")
-    return open(filepath, *args, **kwargs)  # the caller closes it
+    file: IO[Any] = open(filepath, *args, **kwargs)  # noqa: SIM115  # the caller closes it
+    return file
 
 
 def check_file_exist(filename: str | Path, msg_tmpl: str = 'file "{}" does not exist') -> None:
