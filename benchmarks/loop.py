@@ -56,7 +56,8 @@ class Batches:
         self.pool, self.number = pool, number
         self.batch_size = 64
         self.dataset = Samples(number * 64)
-        self.sampler = self.batch_sampler = None
+        self.sampler = None
+        self.batch_sampler = self  # MMEngine asks it for its sampler
 
     def __len__(self):
         return self.number

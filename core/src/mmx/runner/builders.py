@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader, Subset
-
-from mmx.dataset import pseudo_collate, worker_init_fn
-from mmx.dist import get_rank, get_world_size
+from mmx import dataset
 from mmx.evaluator import Evaluator
 from mmx.hooks.hook import Hook
 from mmx.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
     EVALUATOR,
-    FUNCTIONS,
     HOOKS,
     LOG_PROCESSORS,
     LOOPS,
@@ -40,119 +33,15 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
 
 
 def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:
-    """Return a data loader, built from a dict of data set, sampler and loader's arguments.
+    """Return a data loader. See :meth:`mmx.runner.Runner.build_dataloader`.
 
-    See :meth:`mmx.runner.Runner.build_dataloader`.
+    Anything that can be iterated over is a loader: that is all that loops need.
     """
-    if isinstance(dataloader, DataLoader):
-        return dataloader
-    if not isinstance(dataloader, Mapping):
-        # Anything that can be iterated over is a loader: that is all that loops need.
-        if hasattr(dataloader, "__iter__"):
-            return dataloader
+    if not isinstance(dataloader, Mapping) and not hasattr(dataloader, "__iter__"):
         raise TypeError(
             f"dataloader should be a DataLoader object or a dict, but got {dataloader!r}"
         )
-    config = dict(copied(dataloader))
-    if "dataset" not in config:
-        raise ValueError(
-            f"a dataloader's dict needs the key 'dataset', but it has {sorted(config)}"
-        )
-    dataset = _build_dataset(config.pop("dataset"))
-    num_batches = config.pop("num_batch_per_epoch", None)
-    if num_batches is not None:
-        dataset = _first_samples(dataset, num_batches, config)
-    # Ranks share the seed of the sampler, so that they draw disjoint parts of one permutation.
-    sampler_seed = None if diff_rank_seed else seed
-    sampler = config.pop("sampler", None)
-    if isinstance(sampler, Mapping):
-        sampler = DATA_SAMPLERS.build(
-            sampler, default_args={"dataset": dataset, "seed": sampler_seed}
-        )
-    batch_sampler = config.pop("batch_sampler", None)
-    if isinstance(batch_sampler, Mapping):
-        batch_sampler = DATA_SAMPLERS.build(
-            batch_sampler,
-            default_args={"sampler": sampler, "batch_size": config.pop("batch_size")},
-        )
-    if batch_sampler is not None:
-        sampler = None
-        config.pop("batch_size", None)
-    config["worker_init_fn"] = _build_worker_init_fn(config, seed)
-    config["collate_fn"] = _build_collate_fn(config.pop("collate_fn", None))
-    if not config.get("num_workers"):
-        # Settings of worker processes are errors without any, though configs keep them when
-        # workers are switched off for debugging.
-        config.pop("persistent_workers", None)
-        config.pop("prefetch_factor", None)
-    return DataLoader(dataset=dataset, sampler=sampler, batch_sampler=batch_sampler, **config)
-
-
-def _build_dataset(dataset: Any) -> Any:
-    if isinstance(dataset, Mapping):
-        dataset = DATASETS.build(dataset)
-        if hasattr(dataset, "full_init"):
-            dataset.full_init()
-    return dataset
-
-
-def _first_samples(dataset: Any, num_batches: int, config: Mapping[str, Any]) -> Any:
-    sampler = config.get("batch_sampler")
-    size = config.get("batch_size") or (
-        sampler.get("batch_size", 1) if isinstance(sampler, Mapping) else 1
-    )
-    num_samples = min(num_batches * size * get_world_size(), len(dataset))
-    return _FirstSamples(dataset, range(num_samples))
-
-
-class _FirstSamples(Subset[Any]):
-    """A data set without its end; other attributes are the data set's own."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("dataset", "indices"):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-
-def _build_worker_init_fn(config: dict[str, Any], seed: int | None) -> Callable[[int], None]:
-    given = config.pop("worker_init_fn", None)
-    settings = {
-        "num_workers": config.get("num_workers", 0),
-        "rank": get_rank(),
-        "seed": seed,
-        "disable_subprocess_warning": config.pop("disable_subprocess_warning", False),
-    }
-    if given is None:
-        return functools.partial(worker_init_fn, **settings)
-    if callable(given):
-        return given  # type: ignore[no-any-return]  # the user's own
-    if not isinstance(given, Mapping):
-        raise TypeError(f"worker_init_fn should be a function or a dict, but got {given!r}")
-    arguments = dict(given)
-    function = arguments.pop("type")
-    if isinstance(function, str):
-        function = FUNCTIONS.get(function)
-    accepted = inspect.signature(function).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    offered = {k: v for k, v in settings.items() if takes_all or k in accepted}
-    return functools.partial(function, **{**offered, **arguments})
-
-
-def _build_collate_fn(given: Any) -> Callable[[Any], Any]:
-    if given is None:
-        return pseudo_collate
-    if isinstance(given, str):
-        given = {"type": given}
-    if isinstance(given, Mapping):
-        arguments = dict(given)
-        kind = arguments.pop("type")
-        function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
-        if inspect.isclass(function):
-            return function(**arguments)  # type: ignore[no-any-return]  # a callable object
-        return functools.partial(function, **arguments) if arguments else function
-    if callable(given):
-        return given  # type: ignore[no-any-return]  # the user's own
-    raise TypeError(f"collate_fn should be a dict or callable object, but got {given!r}")
+    return dataset.build_dataloader(copied(dataloader), seed, diff_rank_seed)
 
 
 def build_evaluator(evaluator: Any) -> Evaluator:

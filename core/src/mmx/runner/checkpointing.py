@@ -13,6 +13,7 @@ import torch
 
 from mmx import checkpoint as checkpoint_io
 from mmx.checkpoint import unwrap
+from mmx.dataset import dataloader_state, load_dataloader_state
 from mmx.dist import get_world_size, is_main_process
 from mmx.fileio import join_path
 from mmx.optim import OptimWrapperDict
@@ -162,8 +163,9 @@ def _engine_state(runner: Runner) -> dict[str, Any]:
     engine["sampler_seed"] = _sampler_seed(loop.dataloader)
     if batches and state.pass_stream is not None:
         engine["pass_random"] = gather_per_rank(state.pass_stream)
-    if hasattr(loop.dataloader, "state_dict"):
-        engine["dataloader"] = gather_per_rank(loop.dataloader.state_dict())
+    loader_state = dataloader_state(loop.dataloader)
+    if len(loader_state) > 1:  # more than its version
+        engine["dataloader"] = gather_per_rank(loader_state)
     gradients = _accumulated_gradients(runner)
     if gradients is not None:
         engine["gradients"] = gather_per_rank(gradients)
@@ -395,8 +397,8 @@ def _resume_position(runner: Runner, meta: dict[str, Any], engine: dict[str, Any
     _set_data_position(loop, saved["data_pass"], _batches_now(runner, loop, saved))
     runner._state.validation_due = saved["validation_due"]
     loader_state = own_share(engine.get("dataloader"))
-    if loader_state is not None and hasattr(loop.dataloader, "load_state_dict"):
-        loop._loader_state = loader_state
+    if loader_state is not None:
+        load_dataloader_state(loop.dataloader, loader_state)
     random = own_share(engine.get("random"))
     if random is None:
         runner.logger.warning(

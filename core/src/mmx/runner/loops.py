@@ -20,6 +20,7 @@ from mmx.registry import LOOPS
 from mmx.runner.amp import autocast
 from mmx.runner.base_loop import BaseLoop
 from mmx.runner.resume import capture_random_state, restore_random_state, training_stream_kept
+from mmx.runner.signals import StopAgreement
 from mmx.runner.state import RunStopped, TrainState
 from mmx.runner.utils import calc_dynamic_intervals
 from mmx.structures import BaseDataElement
@@ -58,13 +59,12 @@ class _TrainLoop(BaseLoop):
         )
         # Set by a hook (early stopping) to end training after the current epoch or iteration.
         self.stop_training = False
+        self._stop = StopAgreement(self._state)
         # Batches of the current pass over the data that a resumed run has already trained on.
         self._skip_batches = 0
         # Random states to be taken up at the first batch; None when not resuming.
         self._resume_stream: dict[str, Any] | None = None
         self._resume_pass_stream: dict[str, Any] | None = None
-        # State of a data loader that keeps its own position.
-        self._loader_state: Any = None
         visualizer = getattr(runner, "visualizer", None)
         dataset = getattr(self.dataloader, "dataset", None)
         if hasattr(dataset, "metainfo"):
@@ -225,12 +225,13 @@ class EpochBasedTrainLoop(_TrainLoop):
         self._validate_first()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            if state.stop_signal:
-                raise RunStopped(state.stop_signal)
+            if self._stop.signal:
+                raise RunStopped(self._stop.signal)
             self._decide_current_val_interval()
             if self._is_validation_due(self._epoch):
                 self._validate()
             state.validation_due = False
+        self._stop.close()
         runner.call_hook("after_train")
         return runner.model  # type: ignore[no-any-return]  # any class the user chose
 
@@ -246,15 +247,17 @@ class EpochBasedTrainLoop(_TrainLoop):
         skip = self._skip_batches
         # The last batch of an epoch is followed by the epoch's own hooks; a run stops after them.
         length = len(self.dataloader)
-        run_iter, every = self.run_iter, self.val_every_iters
+        run_iter, every, stop = self.run_iter, self.val_every_iters, self._stop
         for idx, data_batch in enumerate(self._open(self._epoch), skip):
             if every:
                 state.validation_due = self._is_inner_validation_due(state.iter + 1, idx)
             run_iter(idx, data_batch)
-            if state.stop_signal and idx + 1 < length:
-                raise RunStopped(state.stop_signal)
+            if stop.poll() and idx + 1 < length:
+                raise RunStopped(stop.signal)
             if every and state.validation_due:
                 self._validate()
+                if not runner.model.training:
+                    runner.model.train()
         state.pass_start = state.iter
         # Until the epoch's own validation has run, a checkpoint says that it is still to come.
         state.validation_due = self._is_validation_due(self._epoch + 1)
@@ -409,7 +412,7 @@ class IterBasedTrainLoop(_TrainLoop):
         if self._resume_stream is not None and not self._skip_batches:
             restore_random_state(self._resume_stream)
             self._resume_stream = None
-        run_iter, is_due = self.run_iter, self._is_validation_due
+        run_iter, is_due, stop = self.run_iter, self._is_validation_due, self._stop
         decides = (
             len(self.dynamic_milestones) > 1
             or type(self)._decide_current_val_interval
@@ -420,13 +423,14 @@ class IterBasedTrainLoop(_TrainLoop):
                 runner.model.train()
             state.validation_due = is_due(state.iter + 1)
             run_iter(next(iterator))
-            if state.stop_signal:
-                raise RunStopped(state.stop_signal)
+            if stop.poll():
+                raise RunStopped(stop.signal)
             if decides:
                 self._decide_current_val_interval()
                 state.validation_due = is_due(state.iter)
             if state.validation_due:
                 self._validate()
+        self._stop.close()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model  # type: ignore[no-any-return]  # any class the user chose
@@ -563,12 +567,14 @@ class _EvalLoop(BaseLoop):
 
     def _run_set(self) -> dict[str, Any]:
         state = getattr(self._runner, "_state", None)
+        # Ranks may have different numbers of batches here, so they only stop after a validation.
+        alone = state is not None and get_world_size() == 1
         self._losses.clear()
         run_iter = self.run_iter
         with torch.no_grad():
             for idx, data_batch in enumerate(self.dataloader):
                 run_iter(idx, data_batch)
-                if state is not None and state.stop_signal:
+                if alone and state.stop_signal:
                     raise RunStopped(state.stop_signal)
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if self._losses:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
+
+from mmx.dist import get_object_group, get_world_size
 from mmx.runner.state import TrainState
 
 
@@ -52,3 +55,47 @@ def _restore(before: dict[int, Any]) -> None:
     while before:
         signum, handler = before.popitem()
         signal.signal(signum, handler)
+
+
+class StopAgreement:
+    """Lets all ranks stop after the same iteration, whichever of them got the signal.
+
+    Signals reach ranks at different iterations, and a rank that left the loop alone would leave
+    the others waiting in their next collective. So each iteration starts an exchange on the CPU
+    and looks at the result of the one before, which has arrived by then: ranks stop one iteration
+    late, and do not wait.
+
+    Alone there is nobody to agree with, and the run's own mark counts.
+    """
+
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
+        self._alone = get_world_size() == 1
+        self._group = None if self._alone else get_object_group()
+        self._flag = torch.zeros(1, dtype=torch.int64)
+        self._pending: Any = None
+        self._agreed = 0
+
+    @property
+    def signal(self) -> int:
+        """The signal after which all ranks stop, 0 for none."""
+        return self._state.stop_signal if self._alone else self._agreed
+
+    def poll(self) -> int:
+        """Return the signal after which all ranks stop now; each rank calls it once an iteration."""
+        if self._alone:
+            return self._state.stop_signal
+        if self._pending is not None:
+            self._pending.wait()
+            self._agreed = int(self._flag)
+        self._flag.fill_(self._state.stop_signal)
+        self._pending = torch.distributed.all_reduce(
+            self._flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return self._agreed
+
+    def close(self) -> None:
+        """Wait for the exchange that is under way; each rank calls it where the loop ends."""
+        if self._pending is not None:
+            self._pending.wait()
+            self._pending = None
