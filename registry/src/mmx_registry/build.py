@@ -44,32 +44,46 @@ def build_from_cfg(cfg: Any, registry: Registry[Any], default_args: Any = None) 
     if scope is not None:
         token = current.set(DefaultScope("_scope_", scope))
         try:
-            return _build(cfg, args, registry._node_of(scope))
+            return _build(cfg, args, _node(cfg, registry, scope))
         finally:
             current.reset(token)
     bound = current.get()
     if bound is None or bound._scope_name == registry._scope:
-        node = registry
-    else:
-        node = registry._node_of(bound._scope_name)
+        return _build(cfg, args, registry)
+    try:
+        node = registry._nodes[bound._scope_name]
+    except KeyError:
+        node = _node(cfg, registry, bound._scope_name)
     return _build(cfg, args, node)
 
 
-def _build(cfg: Any, args: dict[str, Any], node: Registry[Any]) -> Any:
+def _node(cfg: Any, registry: Registry[Any], scope: str) -> Registry[Any]:
     try:
-        kind = args.pop("type")
-    except KeyError:
-        raise _no_type(cfg) from None
-    try:
-        make = node._makers[kind]
-    except (KeyError, TypeError):
-        make = _maker(node, kind)
-    try:
-        built = make(**args)
+        return registry._node_of(scope)
     except Exception as error:
         from mmx_registry import explain
 
+        explain.annotate(error, cfg, cfg.get("type"), None, {}, registry)
+        raise
+
+
+def _build(cfg: Any, args: dict[str, Any], node: Registry[Any]) -> Any:
+    kind = make = None
+    try:
+        kind = args.pop("type")
+        try:
+            make = node._makers[kind]
+        except (KeyError, TypeError):
+            make = _maker(node, kind)
+        built = make(**args)
+    except Exception as error:
+        if kind is None and isinstance(error, KeyError):
+            error = _no_type(cfg)
+        from mmx_registry import explain
+
         explain.annotate(error, cfg, kind, make, args, node)
+        if isinstance(error, ConfigKeyError):
+            raise error from None
         raise
     if _is_enabled_for(_DEBUG):
         logger.debug(
@@ -82,28 +96,31 @@ def _build(cfg: Any, args: dict[str, Any], node: Registry[Any]) -> Any:
 
 def _maker(node: Registry[Any], kind: Any) -> Callable[..., Any]:
     """Return what builds a type, from now on without a search."""
-    makers = node._makers
-    if isinstance(kind, str):
-        obj: Any = node.resolve(kind)
-        if _is_enabled_for(_DEBUG):
-            logger.debug(
-                'Get class `%s` from "%s" registry in "%s"',
-                getattr(obj, "__name__", obj),
-                node._name,
-                node._scope,
-            )
-    elif callable(kind):
-        obj = kind
-    else:
+    if not isinstance(kind, str):
+        if isinstance(kind, type):
+            return getattr(kind, "build_from_registry", kind)
+        if callable(kind):
+            return kind  # type: ignore[no-any-return]  # just checked
         raise ArgumentTypeError(f"type must be a str or valid type, but got {type(kind)}")
+    makers = node._makers
+    obj: Any = node.resolve(kind)
+    if _is_enabled_for(_DEBUG):
+        logger.debug(
+            'Get class `%s` from "%s" registry in "%s"',
+            getattr(obj, "__name__", obj),
+            node._name,
+            node._scope,
+        )
     if not callable(obj):
         raise ArgumentTypeError(
             f"type {kind!r} stands for {obj!r}, which is neither a class nor a function"
         )
-    make: Callable[..., Any] = (
-        getattr(obj, "build_from_registry", obj) if isinstance(obj, type) else obj
-    )
-    if isinstance(kind, str):
+    make: Callable[..., Any] = obj
+    if isinstance(obj, type):
+        make = getattr(obj, "build_from_registry", obj)
+    # What `get` does not keep, such as paths that are trusted by an environment variable, is not
+    # kept here either.
+    if kind in node._cache:
         makers[kind] = make
     return make
 

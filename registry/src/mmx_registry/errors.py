@@ -10,11 +10,17 @@ from collections.abc import Sequence
 
 
 class RegistryError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes:
+        message: The text.
+        config_path: Where in the config it happened, such as ``"model.backbone"``, or "".
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        self.config_path = ""
 
     def __str__(self) -> str:
         # KeyError would print the repr of a message that has several lines.

@@ -382,7 +382,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
     known = sys.modules.get(name)
     spec: importlib.machinery.ModuleSpec | None
     if known is not None:
-        spec = getattr(known, "__spec__", None)
+        spec = known.__spec__
         if spec is not None:
             return spec
     parent, _, _ = name.rpartition(".")
@@ -419,8 +419,8 @@ class _Source:
     spec: importlib.machinery.ModuleSpec | None
 
 
-def _walk(spec: importlib.machinery.ModuleSpec) -> Iterator[_Source]:
-    """Yield the source files of a module and, if it is a package, of all that is in it."""
+def walk(spec: importlib.machinery.ModuleSpec, *, deep: bool = True) -> Iterator[_Source]:
+    """Yield the source files of a module and, if it is a package and ``deep``, of all in it."""
     if spec.submodule_search_locations is None:
         source = _stat(spec.origin, spec.name, False, spec)
         if source is not None:
@@ -431,6 +431,8 @@ def _walk(spec: importlib.machinery.ModuleSpec) -> Iterator[_Source]:
         source = _stat(origin, spec.name, True, spec)
         if source is not None:
             yield source
+    if not deep:
+        return
     for directory in list(spec.submodule_search_locations):
         if os.path.isdir(directory):
             yield from _walk_directory(directory, spec.name, top=True)
@@ -465,10 +467,10 @@ def _walk_importer(path: str, package: str) -> Iterator[_Source]:
     import pkgutil
 
     for found in pkgutil.iter_modules([path], f"{package}."):
-        spec = found.module_finder.find_spec(found.name, None)  # type: ignore[call-arg]  # typeshed: two kinds of finder
+        spec = found.module_finder.find_spec(found.name, None)
         if spec is None:
             continue
-        yield from _walk(spec)
+        yield from walk(spec)
 
 
 def _stat(
@@ -510,6 +512,12 @@ def _read(source: _Source) -> bytes | str | None:
     except ImportError:
         return None
     return text
+
+
+def source_text(source: _Source) -> str | None:
+    """Return the text of a source file, or None if it cannot be read."""
+    data = _read(source)
+    return data.decode("utf-8", "replace") if isinstance(data, bytes) else data
 
 
 # --------------------------------------------------------------------------- cache
@@ -621,7 +629,7 @@ def _build(location: str) -> LocationIndex | None:
     opaque: list[Opaque] = []
     failures: list[tuple[str, str]] = []
     changed = False
-    for source in _walk(spec):
+    for source in walk(spec):
         row = cached.get(source.file)
         if row is None or row[0] != source.size or row[1] != source.mtime_ns:
             text = _read(source)

@@ -50,37 +50,33 @@ def find(registry: Registry[Any], key: str) -> Any:
     own scope: the registry only. With another scope: the node of that scope, from there up. Last,
     the dotted path of an object in a trusted package.
     """
+    # The dict of now: if the tree changes meanwhile, it is replaced and the result not kept.
+    cache = registry._cache
+    found = _find(registry, key)
+    if found is not None:
+        cache[key] = found
+        return found
+    if "." not in key:
+        return None
+    found = trust.resolve(key)
+    if found is not None and trust.is_lasting(key):
+        cache[key] = found
+    return found
+
+
+def _find(registry: Registry[Any], key: str) -> Any:
     scope, rest = Registry.split_scope_key(key)
     if scope is None:
         return _find_in_chain(registry, key)
-    found = None
     if scope == registry._scope:
-        found = _find_own(registry, rest, late=True)
-        if found is None and "." in rest:
-            found = find_below(registry, rest)
-    else:
-        node = node_for_prefix(registry, scope)
-        if node is not None:
-            if node is registry.root and node._scope == scope and "." not in rest:
-                # As if asked at the root with the root's own prefix.
-                found = _find_own(node, rest, late=True)
-            elif "." in rest:
-                found = find_below(node, rest)
-            else:
-                found = _find_in_chain(node, rest)
-    return found if found is not None else trust.resolve(key)
-
-
-def find_below(node: Registry[Any], key: str) -> Any:
-    """Return what ``scope.Name`` stands for among the children of a node, or None."""
-    scope, rest = Registry.split_scope_key(key)
-    if scope is None:
-        return _find_in_chain(node, key)
-    child = node._children.get(scope)
-    if child is not None:
-        return find_below(child, rest)
-    # A registered name may itself hold dots.
-    return node._module_dict.get(key)
+        return _find_own(registry, rest, late=True) if "." not in rest else _find(registry, rest)
+    node = node_for_prefix(registry, scope)
+    if node is None:
+        return None
+    if node._parent is None and "." not in rest:
+        # As if asked at the root with the root's own prefix.
+        return _find_own(node, rest, late=True)
+    return _find(node, rest)
 
 
 def node_for_prefix(registry: Registry[Any], scope: str) -> Registry[Any] | None:
@@ -191,7 +187,7 @@ def _find_own(
         if not entry.conditional:
             raise not_delivered(node, name, entry)
     own_failures: list[Exception] = []
-    for item in _opaque(node):
+    for item in opaque_files(node):
         if item.module in node._seen:
             continue
         try:
@@ -297,7 +293,7 @@ def _attribute_names(node: Registry[Any]) -> set[str]:
     return {name for name, value in list(vars(module).items()) if value is node}
 
 
-def _opaque(node: Registry[Any]) -> list[Opaque]:
+def opaque_files(node: Registry[Any]) -> list[Opaque]:
     """Return the files that may register names into this node which parsing cannot tell."""
     found: list[Opaque] = []
     for location in node._locations:
@@ -354,7 +350,7 @@ def import_all(node: Registry[Any]) -> None:
             for entry in entries:
                 if _matches(entry.target, node) is not False:
                     modules[entry.module] = None
-    for item in _opaque(node):
+    for item in opaque_files(node):
         modules[item.module] = None
     for module in modules:
         try:

@@ -119,11 +119,12 @@ class Registry(Generic[T]):
         self._imported = False
         self._origin = _caller()
         self._sources: dict[str, Registration] = {}
-        # Preferred distribution by name, where two plugins claim one.
         if build_func is not None:
             self.build_func = build_func
         else:
             self.build_func = build_from_cfg if parent is None else parent.build_func
+        # Whether nodes of this tree build in different ways.
+        self._mixed = False
         if parent is not None:
             parent._add_child(self)
         _all.add(self)
@@ -236,6 +237,7 @@ class Registry(Generic[T]):
             from mmx_registry import lookup
 
             node = lookup.node_of(self, scope)
+            # If the tree has changed meanwhile, this dict is no longer in use.
             nodes[scope] = node
             return node
 
@@ -270,21 +272,32 @@ class Registry(Generic[T]):
                 )
             self._children[scope] = registry
             registry._parent = self
+            if self._mixed or registry._mixed or registry.build_func is not self.build_func:
+                self._set_mixed()
             _note_child(self, registry)
-            self._changed()
+            self._changed(shape=True)
 
-    def _changed(self) -> None:
-        """Drop what the nodes of this tree have cached."""
+    def _set_mixed(self) -> None:
+        pending = [self._get_root_registry()]
+        while pending:
+            node = pending.pop()
+            node._mixed = True
+            pending.extend(node._children.values())
+
+    def _changed(self, *, shape: bool = False) -> None:
+        """Drop what the nodes of this tree have cached.
+
+        Args:
+            shape: Nodes were added or taken away, not only names.
+        """
         pending = [self._get_root_registry()]
         while pending:
             node = pending.pop()
             # Replaced, not cleared: a look-up under way in another thread stores its result, which
             # may be stale by now, in the old dict.
-            if node._cache:
-                node._cache = {}
-            if node._makers:
-                node._makers = {}
-            if node._nodes:
+            node._cache = {}
+            node._makers = {}
+            if shape:
                 node._nodes = {}
             pending.extend(node._children.values())
 
@@ -313,10 +326,7 @@ class Registry(Generic[T]):
             )
         from mmx_registry import lookup
 
-        found = lookup.find(self, key)
-        if found is not None:
-            cache[key] = found
-        return found  # type: ignore[no-any-return]  # by registration
+        return lookup.find(self, key)  # type: ignore[no-any-return]  # by registration
 
     def resolve(self, key: str) -> type[T]:
         """Return what is registered under a key.
@@ -359,7 +369,27 @@ class Registry(Generic[T]):
             args: Handed to `build_func`.
             kwargs: Handed to `build_func`.
         """
+        if self._mixed:
+            return self._build_mixed(cfg, args, kwargs)  # type: ignore[no-any-return]  # by registration
         return self.build_func(cfg, *args, **kwargs, registry=self)  # type: ignore[no-any-return]  # by registration
+
+    def _build_mixed(self, cfg: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Build in a tree whose nodes build differently: the node switched to says how.
+
+        MMEngine would use this node's function with the other node's names.
+        """
+        own_scope = cfg.get("_scope_") if is_config(cfg) else None
+        with self.switch_scope_and_registry(own_scope) as node:
+            if (
+                node is not self
+                and node.build_func is not self.build_func
+                and own_scope is not None
+            ):
+                cfg = cfg.copy()
+                del cfg["_scope_"]
+            elif node.build_func is self.build_func:
+                node = self
+            return node.build_func(cfg, *args, **kwargs, registry=node)
 
     # ------------------------------------------------------------------ registration
 
@@ -392,15 +422,35 @@ class Registry(Generic[T]):
         source = _caller()
         with _lock:
             if not force:
-                for name in names:
-                    if name in self._module_dict:
+                taken = [name for name in names if name in self._module_dict]
+                names = [name for name in names if name not in taken]
+                for name in taken:
+                    # Two plugins claim the name: the user may have said which one shall have it.
+                    preferred = self._prefers(name, source)
+                    if preferred is None:
                         raise self._duplicate(name, module, source)
+                    if preferred:
+                        names.append(name)
             for name in names:
                 record = Registration(self, name, module, self._module_dict.get(name), source)
                 self._module_dict[name] = module
                 self._sources[name] = record
                 _note_registration(record)
             self._changed()
+
+    def _prefers(self, name: str, source: str) -> bool | None:
+        """Whether the user prefers this registration of a name, or the other; None: neither."""
+        from mmx_registry import plugins
+
+        wanted = plugins.preferred(self._scope, name)
+        if wanted is None:
+            return None
+        if plugins.is_same_distribution(wanted, _owner(source)):
+            return True
+        other = self._sources.get(name)
+        if other is not None and plugins.is_same_distribution(wanted, _owner(other.module)):
+            return False
+        return None
 
     def _duplicate(self, name: str, module: Any, source: str) -> DuplicateError:
         existed = self._module_dict[name]
@@ -569,7 +619,8 @@ def undo(journal: Journal) -> None:
         for parent, child in reversed(journal.children):
             if child._origin not in sys.modules and parent._children.get(child._scope) is child:
                 del parent._children[child._scope]
-                parent._changed()
+                parent._changed(shape=True)
+                _all.discard(child)
 
 
 def all_registries() -> list[Registry[Any]]:

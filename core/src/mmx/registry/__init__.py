@@ -3,6 +3,8 @@
 Importing this package does not import torch.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mmx.registry.build_functions import (
     build_from_cfg,
     build_model_from_cfg,
@@ -11,6 +13,14 @@ from mmx.registry.build_functions import (
     build_scheduler_from_cfg,
 )
 from mmx.registry.default_scope import DefaultScope
+from mmx.registry.plugins import (
+    REFUSED,
+    adjust_runner_spec,
+    configure_plugins,
+    plugin_commands,
+    plugin_default_hooks,
+    trust_packages,
+)
 from mmx.registry.registry import Registry
 from mmx.registry.root import (
     DATA_SAMPLERS,
@@ -42,9 +52,25 @@ from mmx.registry.utils import (
     init_default_scope,
     traverse_registry_tree,
 )
-from mmx_registry import trust
+from mmx_registry import (
+    ArgumentTypeError,
+    DuplicateError,
+    DuplicateScopeError,
+    NotDeliveredError,
+    NotFoundError,
+    PluginError,
+    RegistryError,
+    UnknownScopeError,
+    UntrustedError,
+    trust,
+)
 
-trust.add("mmx", "torch")
+if TYPE_CHECKING:
+    from mmx_registry import config_path as config_path
+    from mmx_registry import hookimpl as hookimpl
+    from mmx_registry import json_schema as json_schema
+
+trust.add("mmx", "torch", refuse=REFUSED)
 
 __all__ = [
     "Registry",
@@ -80,4 +106,29 @@ __all__ = [
     "init_default_scope",
     "FUNCTIONS",
     "STRATEGIES",
+    "adjust_runner_spec",
+    "config_path",
+    "configure_plugins",
+    "hookimpl",
+    "json_schema",
+    "plugin_commands",
+    "plugin_default_hooks",
+    "trust_packages",
+    "ArgumentTypeError",
+    "DuplicateError",
+    "DuplicateScopeError",
+    "NotDeliveredError",
+    "NotFoundError",
+    "PluginError",
+    "RegistryError",
+    "UnknownScopeError",
+    "UntrustedError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("config_path", "hookimpl", "json_schema"):
+        import mmx_registry
+
+        return getattr(mmx_registry, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
