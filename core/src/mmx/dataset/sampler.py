@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -14,6 +14,16 @@ from mmx.dist import get_dist_info, sync_random_seed
 from mmx.registry import DATA_SAMPLERS
 
 STATE_VERSION = 1
+
+
+def honours_start(iterate: Callable[[Any], Iterator[int]]) -> Callable[[Any], Iterator[int]]:
+    """Mark an ``__iter__`` that begins where ``start_at`` of its sampler says.
+
+    A subclass that overrides ``__iter__`` loses the mark, and its indices are then skipped one by
+    one.
+    """
+    iterate.honours_start = True  # type: ignore[attr-defined]
+    return iterate
 
 
 class _ResumableSampler(Sampler[int]):
@@ -84,16 +94,6 @@ class _ResumableSampler(Sampler[int]):
         self.epoch = state_dict["epoch"]
         self.start_at(position)
 
-    def _take_start(self) -> int:
-        start, self._start = self._start, 0
-        self._position = start
-        return start
-
-    def _count(self, indices: Iterator[int]) -> Iterator[int]:
-        for index in indices:
-            self._position += 1
-            yield index
-
 
 @DATA_SAMPLERS.register_module()
 class DefaultSampler(_ResumableSampler):
@@ -128,11 +128,13 @@ class DefaultSampler(_ResumableSampler):
             self.num_samples = max(0, math.ceil((size - self.rank) / self.world_size))
             self.total_size = size
 
+    @honours_start
     def __iter__(self) -> Iterator[int]:
-        start = self._take_start()
+        start, self._start = self._start, 0
+        self._position = start
         size = len(self.dataset)
         if size == 0:
-            return iter(())
+            return
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(self.seed + self.epoch)
@@ -142,7 +144,9 @@ class DefaultSampler(_ResumableSampler):
         if self.total_size > size:
             order = order.repeat(math.ceil(self.total_size / size))[: self.total_size]
         mine = order[self.rank : self.total_size : self.world_size][start:]
-        return self._count(iter(mine.tolist()))
+        for index in mine.tolist():
+            self._position += 1
+            yield index
 
     def __len__(self) -> int:
         """Return the number of samples of this rank in one epoch."""
@@ -196,6 +200,7 @@ class InfiniteSampler(_ResumableSampler):
             yield from mine.tolist()
             offset += len(mine) * self.world_size - self.size
 
+    @honours_start
     def __iter__(self) -> Iterator[int]:
         if self.size == 0:
             raise ValueError(
@@ -205,7 +210,10 @@ class InfiniteSampler(_ResumableSampler):
         # As in MMEngine, a second iterator goes on where the first one stopped.
         if self._stream is None:
             self._stream = self._indices_of_rank(self._position)
-        return self._count(self._stream)
+        stream = self._stream
+        for index in stream:
+            self._position += 1
+            yield index
 
     def __len__(self) -> int:
         """Return the number of samples of the data set; the stream itself has no end."""
