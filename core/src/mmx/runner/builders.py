@@ -50,7 +50,7 @@ def build_evaluator(evaluator: Any) -> Evaluator:
         return evaluator
     if isinstance(evaluator, Mapping):
         if "metrics" in evaluator:
-            return EVALUATOR.build({"type": "Evaluator", **evaluator})  # type: ignore[no-any-return]
+            return EVALUATOR.build({"type": "Evaluator", **evaluator})
         return Evaluator(copied(evaluator))
     if isinstance(evaluator, Sequence) and not isinstance(evaluator, str):
         return Evaluator(copied(list(evaluator)))
@@ -64,7 +64,7 @@ def build_log_processor(log_processor: Any) -> LogProcessor:
     if isinstance(log_processor, LogProcessor):
         return log_processor
     if isinstance(log_processor, Mapping):
-        return LOG_PROCESSORS.build({"type": "LogProcessor", **log_processor})  # type: ignore[no-any-return]
+        return LOG_PROCESSORS.build({"type": "LogProcessor", **log_processor})
     raise TypeError(
         f"log processor should be a LogProcessor object or dict, but got {log_processor!r}"
     )
@@ -81,7 +81,7 @@ def build_visualizer(visualizer: Any, name: str, save_dir: str) -> Visualizer:
             f"visualizer should be Visualizer object, a dict or None, but got {visualizer!r}"
         )
     config = {"type": "Visualizer", "name": name, "save_dir": save_dir, **copied(visualizer)}
-    return VISUALIZERS.build(config)  # type: ignore[no-any-return]
+    return VISUALIZERS.build(config)
 
 
 def build_hook(hook: Any) -> Hook:
@@ -90,7 +90,7 @@ def build_hook(hook: Any) -> Hook:
         return hook
     if not isinstance(hook, Mapping):
         raise TypeError(f"hook should be an instance of Hook or dict, but got {hook!r}")
-    return HOOKS.build(hook)  # type: ignore[no-any-return]
+    return HOOKS.build(hook)
 
 
 def build_train_loop(loop: Any, **parts: Any) -> BaseLoop:
@@ -108,7 +108,7 @@ def build_train_loop(loop: Any, **parts: Any) -> BaseLoop:
     if "type" in config and "by_epoch" in config:
         raise LoopConfigError("Only one of `type` or `by_epoch` can exist in `loop_cfg`.")
     if "type" in config:
-        return LOOPS.build(config, default_args=parts)  # type: ignore[no-any-return]
+        return LOOPS.build(config, default_args=parts)
     if "by_epoch" not in config:
         raise MissingLoopKindError(
             f"train_cfg needs 'by_epoch' or the 'type' of a loop, but got {config!r}"
@@ -135,7 +135,7 @@ def build_eval_loop(loop: Any, kind: type[BaseLoop], name: str, **parts: Any) ->
         raise TypeError(f"{word} should be a Loop object or dict, but got {loop!r}")
     config = dict(copied(loop))
     if "type" in config:
-        return LOOPS.build(config, default_args=parts)  # type: ignore[no-any-return]
+        return LOOPS.build(config, default_args=parts)
     return _construct(kind, name, config, parts)
 
 

@@ -96,7 +96,7 @@ def collect(
         "mmx_version": __version__,
         "torch_version": torch.__version__,
     }
-    dataset = getattr(runner.train_dataloader, "dataset", None)
+    dataset: Any = getattr(runner.train_dataloader, "dataset", None)
     if hasattr(dataset, "metainfo"):
         meta["dataset_meta"] = dataset.metainfo
     checkpoint: dict[str, Any] = {
@@ -142,10 +142,7 @@ def _engine_state(runner: Runner) -> dict[str, Any]:
         "version": ENGINE_VERSION,
         "world_size": get_world_size(),
         "random": gather_per_rank(stream),
-        "hooks": {
-            name: hook.state_dict()  # type: ignore[attr-defined]  # see _stateful
-            for name, hook in _stateful(runner.hooks)
-        },
+        "hooks": {name: hook.state_dict() for name, hook in _stateful(runner.hooks)},
     }
     loop = runner._train_loop
     if not isinstance(loop, _TrainLoop):

@@ -233,7 +233,7 @@ class EpochBasedTrainLoop(_TrainLoop):
             state.validation_due = False
         self._stop.close()
         runner.call_hook("after_train")
-        return runner.model  # type: ignore[no-any-return]  # any class the user chose
+        return runner.model
 
     def run_epoch(self) -> None:
         """Train on one pass over the data, or on what a resumed run has left of it."""
@@ -433,7 +433,7 @@ class IterBasedTrainLoop(_TrainLoop):
         self._stop.close()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
-        return runner.model  # type: ignore[no-any-return]  # any class the user chose
+        return runner.model
 
     def run_iter(self, data_batch: Any) -> None:
         """Train on one batch.
@@ -469,7 +469,11 @@ class _EvalLoop(BaseLoop):
             iterations and ranks and join the metrics.
     """
 
-    mode = "val"
+    mode: str
+    # Names of the stages around an iteration, and of the model's method.
+    _before_iter: str
+    _after_iter: str
+    _model_step: str
 
     def __init__(
         self,
@@ -499,7 +503,9 @@ class _EvalLoop(BaseLoop):
         return [self._build_evaluator(evaluator)] * len(names)
 
     def _build_evaluator(self, evaluator: Any) -> Evaluator:
-        if isinstance(evaluator, dict | list | tuple):
+        if isinstance(evaluator, tuple):
+            evaluator = list(evaluator)
+        if isinstance(evaluator, dict | list):
             return self._runner.build_evaluator(evaluator)
         if not isinstance(evaluator, Evaluator):
             raise TypeError(
@@ -509,7 +515,7 @@ class _EvalLoop(BaseLoop):
         return evaluator
 
     def _introduce(self, dataloader: Any, evaluator: Evaluator) -> None:
-        dataset = getattr(dataloader, "dataset", None)
+        dataset: Any = getattr(dataloader, "dataset", None)
         if hasattr(dataset, "metainfo"):
             evaluator.dataset_meta = dataset.metainfo
             self._runner.visualizer.dataset_meta = dataset.metainfo
@@ -566,7 +572,7 @@ class _EvalLoop(BaseLoop):
         return self._sets
 
     def _run_set(self) -> dict[str, Any]:
-        state = getattr(self._runner, "_state", None)
+        state: Any = getattr(self._runner, "_state", None)
         # Ranks may have different numbers of batches here, so they only stop after a validation.
         alone = state is not None and get_world_size() == 1
         self._losses.clear()
@@ -681,7 +687,7 @@ def _losses_of(model: torch.nn.Module, data_batch: Any) -> dict[str, Any]:
     """Return the losses of a batch, with the model in its current mode."""
     module: Any = unwrap(model)
     data = module.data_preprocessor(data_batch, False)
-    return module._run_forward(data, mode="loss")  # type: ignore[no-any-return]  # BaseModel's contract
+    return module._run_forward(data, mode="loss")
 
 
 def _update_losses(
@@ -695,7 +701,7 @@ def _update_losses(
     Returns:
         The predictions without that element, and ``losses``, updated in place.
     """
-    last = outputs[-1]
+    last: Any = outputs[-1]
     if isinstance(last, BaseDataElement) and last.keys() == ["loss"]:
         outputs = outputs[:-1]
         _add_losses(last.loss, losses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -42,7 +42,7 @@ from mmx.strategy.environment import (
 from mmx.utils import mkdir_or_exist
 from mmx.visualization import Visualizer
 
-ConfigType = dict[str, Any] | Mapping[str, Any] | Config
+ConfigType: TypeAlias = Mapping[str, Any] | Config
 ReviseKeys = list[tuple[str, str]]
 
 
@@ -321,13 +321,13 @@ class Runner:
     def max_epochs(self) -> int | None:
         """Epochs to train, None without training."""
         loop = self.train_loop
-        return None if loop is None else loop.max_epochs  # type: ignore[attr-defined,no-any-return]
+        return None if loop is None else loop.max_epochs  # type: ignore[attr-defined]
 
     @property
     def max_iters(self) -> int | None:
         """Iterations to train, None without training."""
         loop = self.train_loop
-        return None if loop is None else loop.max_iters  # type: ignore[attr-defined,no-any-return]
+        return None if loop is None else loop.max_iters  # type: ignore[attr-defined]
 
     @property
     def epoch(self) -> int:
@@ -572,7 +572,7 @@ class Runner:
         A dict holds ``optimizer`` (a dict or a built one) or ``constructor``; or it maps names to
         built optimizer wrappers, for several optimizers.
         """
-        return self.strategy.build_optim_wrapper(optim_wrapper, self.model)  # type: ignore[no-any-return]
+        return self.strategy.build_optim_wrapper(optim_wrapper, self.model)
 
     def build_param_scheduler(self, scheduler: Any) -> building.Schedulers:
         """Return the parameter schedulers of :attr:`optim_wrapper`.

@@ -126,7 +126,7 @@ def limit_batches(
 def build(cfg: Config) -> Runner:
     """Return the runner of the class that the config's ``runner_type`` names."""
     if "runner_type" in cfg:
-        return RUNNERS.build(cfg)  # type: ignore[no-any-return]
+        return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
 
 

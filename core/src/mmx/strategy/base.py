@@ -301,7 +301,7 @@ class BaseStrategy(metaclass=ABCMeta):
 
     def optim_state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer wrapper. Every rank must call."""
-        return self.optim_wrapper.state_dict()  # type: ignore[no-any-return]
+        return self.optim_wrapper.state_dict()
 
     def scheduler_state_dict(self) -> dict[str, Any] | list[Any]:
         """Return the states of the parameter schedulers: a list, or name -> list."""
@@ -523,7 +523,7 @@ def initialize_weights(model: nn.Module) -> None:
     """Call a model's ``init_weights`` if it has one, and make all ranks' weights equal."""
     from mmx.dist import broadcast
 
-    module = checkpoint_io.unwrap(model)
+    module: Any = checkpoint_io.unwrap(model)
     if not hasattr(module, "init_weights"):
         return
     module.init_weights()

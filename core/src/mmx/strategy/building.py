@@ -54,7 +54,7 @@ def optim_wrapper_from(optim_wrapper: Any, model: nn.Module) -> BaseOptimWrapper
         )
     optimizer = optim_wrapper.get("optimizer")
     if isinstance(optimizer, Optimizer):
-        return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **optim_wrapper})  # type: ignore[no-any-return]
+        return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **optim_wrapper})
     if optimizer is not None or "constructor" in optim_wrapper:
         return build_optim_wrapper(model, copy.deepcopy(optim_wrapper))
     wrappers: dict[str, OptimWrapper] = {}

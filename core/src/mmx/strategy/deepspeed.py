@@ -136,7 +136,7 @@ class DeepSpeedModel(nn.Module):
         losses = self._run_forward(inner.data_preprocessor(data, True), "loss")
         loss, log_vars = inner.parse_losses(losses)
         optim_wrapper.update_params(loss)
-        return log_vars  # type: ignore[no-any-return]
+        return log_vars
 
     def val_step(self, data: Any) -> Any:
         """Return the predictions for one batch."""

@@ -70,7 +70,7 @@ def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     )
     if isinstance(wrapper, type) and issubclass(wrapper, nn.parallel.DistributedDataParallel):
         arguments["device_ids"] = own_device_ids()
-    return MODEL_WRAPPERS.build(dict(config), default_args=arguments)  # type: ignore[no-any-return]
+    return MODEL_WRAPPERS.build(dict(config), default_args=arguments)
 
 
 def own_device_ids() -> list[int] | None:

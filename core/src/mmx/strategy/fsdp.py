@@ -110,9 +110,10 @@ class FSDPStrategy(DDPStrategy):
         }
         precision = options.get("mixed_precision")
         if precision:
-            keywords["mp_policy"] = MixedPrecisionPolicy(
-                **{k: _dtype(v) if k.endswith("dtype") else v for k, v in precision.items()}
-            )
+            policy: dict[str, Any] = {
+                k: _dtype(v) if k.endswith("dtype") else v for k, v in precision.items()
+            }
+            keywords["mp_policy"] = MixedPrecisionPolicy(**policy)
         chosen = _choice(options, model)
         # From the leaves up: a module shards what its own sharded parts have left over.
         for name, module in reversed(list(model.named_modules())):
@@ -130,7 +131,7 @@ class FSDPStrategy(DDPStrategy):
 
     def model_state_dict(self) -> dict[str, Any]:
         """Return the whole weights on rank 0, an empty dict on others. Every rank must call."""
-        return get_model_state_dict(self.model, options=_WHOLE)  # type: ignore[no-any-return]
+        return get_model_state_dict(self.model, options=_WHOLE)
 
     def load_model_state_dict(
         self,
@@ -183,11 +184,11 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.Module], bool]:
     """Return the function (name, module) -> whether the module is sharded by itself."""
-    policy = options.get("auto_wrap_policy")
+    policy: Any = options.get("auto_wrap_policy")
     if isinstance(policy, Mapping):
         arguments = dict(policy)
         kind = arguments.pop("type")
-        function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+        function: Any = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
         policy = functools.partial(function, **arguments)
     if policy is not None:
         return lambda name, module: bool(policy(module))

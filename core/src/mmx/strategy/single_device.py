@@ -39,9 +39,10 @@ class SingleDeviceStrategy(BaseStrategy):
         if optim_wrapper is not None:
             self.optim_wrapper = self.build_optim_wrapper(optim_wrapper, self.model)
             self._scale_lr()
-            accumulative = self.dispatch_kwargs.get("max_iters")
-            if accumulative is not None and hasattr(self.optim_wrapper, "initialize_count_status"):
-                self.optim_wrapper.initialize_count_status(self.model, 0, accumulative)
+            self.model = self.join(self.model, self.optim_wrapper)
+            max_iters = self.dispatch_kwargs.get("max_iters")
+            if max_iters is not None and hasattr(self.optim_wrapper, "initialize_count_status"):
+                self.optim_wrapper.initialize_count_status(self.model, 0, max_iters)
         if param_scheduler is not None:
             if self.optim_wrapper is None:
                 raise ValueError("param_scheduler needs optim_wrapper, which is None")

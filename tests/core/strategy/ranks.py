@@ -1,0 +1,171 @@
+"""Runs a named scenario on two processes: ``python ranks.py SCENARIO DIRECTORY``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+WORLD = 2
+
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self):
+        self.x = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "y": int(self.x[index].sum() > 0)}
+
+
+def make_model():
+    from mmx.model import BaseModel
+
+    class Net(BaseModel):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x, y, mode):
+            for block in self.blocks:
+                x = block(x).relu()
+            x = self.head(x)
+            if mode == "loss":
+                return {"loss": nn.functional.cross_entropy(x, y)}
+            return x
+
+    return Net()
+
+
+def make_runner(directory, *, epochs=2, launcher="pytorch", batch_size=4, **more):
+    from mmx.runner import Runner
+
+    return Runner(
+        make_model(),
+        directory,
+        train_dataloader=dict(
+            dataset=Data(),
+            sampler=dict(type="DefaultSampler", shuffle=True),
+            batch_size=batch_size,
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type="Adam", lr=0.01)),
+        randomness=dict(seed=2),
+        launcher=launcher,
+        env_cfg=dict(dist_cfg=dict(backend="gloo")),
+        **more,
+    )
+
+
+def whole_weights(runner):
+    from mmx.runner.checkpointing import _strategy
+
+    return {k: v.tolist() for k, v in _strategy(runner).model_state_dict().items()}
+
+
+def ddp(directory, rank):
+    runner = make_runner(directory)
+    runner.train()
+    return {
+        "wrapper": type(runner.model).__name__,
+        "weights": whole_weights(runner),
+        "rank": runner.rank,
+        "world": runner.world_size,
+        "distributed": runner.distributed,
+        "random_states": len(_engine(directory)["random"]) if rank == 0 else None,
+    }
+
+
+def _engine(directory):
+    return torch.load(os.path.join(directory, "epoch_2.pth"), weights_only=True)["engine"]
+
+
+def fsdp(directory, rank):
+    strategy = dict(type="FSDPStrategy")
+    runner = make_runner(directory, strategy=strategy)
+    runner.train()
+    weights = whole_weights(runner)
+    longer = make_runner(directory, epochs=4, strategy=strategy, resume=True)
+    longer.train()
+    straight = make_runner(directory + "-straight", epochs=4, strategy=strategy)
+    straight.train()
+    return {
+        "sharded": type(runner.model.head.weight).__name__,
+        "weights": weights,
+        "resumed": whole_weights(longer),
+        "straight": whole_weights(straight),
+    }
+
+
+def terminated(directory, rank):
+    """Only rank 1 gets the signal; both must stop after the same iteration."""
+    import signal
+
+    from mmx.hooks import Hook
+
+    class Kill(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 4 and runner.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    runner = make_runner(directory, epochs=20, custom_hooks=[Kill()])
+    try:
+        runner.train()
+    except SystemExit as end:
+        return {"code": end.code, "iter": runner.iter, "files": sorted(os.listdir(directory))}
+    return {"code": None}
+
+
+def non_finite(directory, rank):
+    """The loss of rank 1 alone is not finite; both ranks must skip the step."""
+    runner = make_runner(directory, custom_hooks=[dict(type="NonFiniteHook", action="skip")])
+    hook = next(h for h in runner.hooks if type(h).__name__ == "NonFiniteHook")
+    inner = runner.model.module
+    parse = inner.parse_losses
+
+    def spoilt(losses):
+        loss, log_vars = parse(losses)
+        if runner.iter == 3 and rank == 1:
+            loss = loss * float("nan")
+        return loss, log_vars
+
+    inner.parse_losses = spoilt
+    runner.train()
+    return {"skipped": hook.skipped, "weights": whole_weights(runner)}
+
+
+def worker(rank, scenario, directory, port):
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(WORLD),
+        LOCAL_WORLD_SIZE=str(WORLD),
+    )
+    torch.set_num_threads(1)
+    result = globals()[scenario](os.path.join(directory, "work"), rank)
+    Path(directory, f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+if __name__ == "__main__":
+    mp.start_processes(worker, (sys.argv[1], sys.argv[2], free_port()), WORLD, start_method="fork")
