@@ -32,7 +32,7 @@ def known_scopes() -> list[str]:
 def unknown_scope(registry: Registry[Any], scope: str, key: str = "") -> UnknownScopeError:
     """Return the error of a scope that nothing declares."""
     scopes = known_scopes()
-    near = difflib.get_close_matches(scope, scopes, n=3)
+    near = difflib.get_close_matches(scope, scopes, n=2, cutoff=0.7)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     asked = f", which {key!r} asks for" if key else ""
     return UnknownScopeError(
@@ -80,7 +80,7 @@ def _elsewhere(registry: Registry[Any]) -> Iterator[_Elsewhere]:
             continue
         for entries in listing.entries.values():
             for entry in entries:
-                if not attributes or entry.target.rpartition(":")[2] in attributes:
+                if entry.target.rpartition(":")[2] in attributes:
                     yield _Elsewhere(plugin, entry)
 
 

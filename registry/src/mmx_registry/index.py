@@ -289,6 +289,8 @@ class _Scanner:
                 if module is None and len(call.args) > position:
                     module = call.args[position]
                 if module is None:
+                    if any(k.arg is None for k in call.keywords):
+                        self._add(target, None, call.lineno, conditional, "")
                     return
                 qualname = self._local(module)
                 # An alias may be imported under another name: only a definition in this file has
