@@ -195,6 +195,7 @@ def test_validation_loss_with_one_flag(make_runner, parts):
     runner = make_runner(val_cfg=dict(with_loss=True))
     metrics = runner.val()
     loader = runner.val_dataloader
+    runner.model.eval()
     with torch.no_grad():
         losses = [float(runner.model(**batch, mode="loss")["loss"]) for batch in loader]
     assert metrics["loss"] == pytest.approx(sum(losses) / len(losses))

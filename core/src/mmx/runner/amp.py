@@ -33,7 +33,7 @@ def autocast(
         ValueError: The device type has no automatic mixed precision.
     """
     kind = device_type or get_device().split(":")[0]
-    if not torch.amp.is_autocast_available(kind):
+    if not _is_available(kind):
         if not enabled:
             yield
             return
@@ -49,3 +49,10 @@ def autocast(
         device_type=kind, dtype=dtype, enabled=enabled, cache_enabled=cache_enabled
     ):
         yield
+
+
+def _is_available(kind: str) -> bool:
+    try:
+        return torch.amp.is_autocast_available(kind)
+    except RuntimeError:  # no device that torch knows
+        return False

@@ -644,6 +644,8 @@ class TestLoop(_EvalLoop):
         + (_EvalLoop.__doc__ or "").partition("\n\n")[2]
     )
     mode = "test"
+    # Its name makes pytest take it for a test class where it is imported.
+    __test__ = False
     _before_iter, _after_iter, _model_step = "before_test_iter", "after_test_iter", "test_step"
 
     @property
@@ -704,7 +706,7 @@ def _update_losses(
     last: Any = outputs[-1]
     if isinstance(last, BaseDataElement) and last.keys() == ["loss"]:
         outputs = outputs[:-1]
-        _add_losses(last.loss, losses)
+        _add_losses(last.get("loss"), losses)
     return outputs, losses
 
 

@@ -104,6 +104,8 @@ class Runner:
     """
 
     cfg: Config
+    # Any class the user chose: loops ask it for train_step and the like.
+    model: Any
     _train_loop: BaseLoop | dict[str, Any] | None
     _val_loop: BaseLoop | dict[str, Any] | None
     _test_loop: BaseLoop | dict[str, Any] | None

@@ -213,6 +213,8 @@ def _check_resume(trained: Runner, resumed: Runner) -> None:
     load_or_resume = resumed.load_or_resume
 
     def checked() -> None:
+        if resumed._has_loaded:
+            return
         load_or_resume()
         found: Any = unwrap(resumed.model).state_dict()
         differing = [k for k, v in wanted.items() if not torch.equal(v, found[k].to(v.device))]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmx.device import get_device
 from mmx.model import convert_sync_batchnorm, is_model_wrapper
-from mmx.registry import MODEL_WRAPPERS, STRATEGIES
-from mmx.strategy.single_device import SingleDeviceStrategy
+from mmx.registry import STRATEGIES
+from mmx.strategy.single_device import SingleDeviceStrategy, wrap
 
 
 @STRATEGIES.register_module()
@@ -60,21 +58,3 @@ class DDPStrategy(SingleDeviceStrategy):
             config.setdefault("broadcast_buffers", False)
             config.setdefault("find_unused_parameters", False)
         return wrap(model, config)
-
-
-def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """Build a registered model wrapper around a model on this rank's device."""
-    arguments: dict[str, Any] = {"module": model}
-    wrapper = (
-        MODEL_WRAPPERS.get(config["type"]) if isinstance(config["type"], str) else config["type"]
-    )
-    if isinstance(wrapper, type) and issubclass(wrapper, nn.parallel.DistributedDataParallel):
-        arguments["device_ids"] = own_device_ids()
-    return MODEL_WRAPPERS.build(dict(config), default_args=arguments)
-
-
-def own_device_ids() -> list[int] | None:
-    """Return the index of this rank's device as a list, None on the CPU."""
-    if get_device().split(":")[0] == "cpu" or not torch.accelerator.is_available():
-        return None
-    return [int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index()))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import time
@@ -129,6 +130,11 @@ def shared_timestamp() -> str:
     return stamp[0]
 
 
+@functools.cache
+def _machine() -> dict[str, Any]:
+    return dict(collect_env())
+
+
 def describe_environment(
     seed: int | None, launcher: str, runtime: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -142,7 +148,8 @@ def describe_environment(
     Returns:
         The machine's facts, the run's facts, and both as text.
     """
-    machine = collect_env()
+    # The machine does not change while the process lives; looking at it starts compilers.
+    machine = {**_machine(), "numpy_random_seed": int(np.random.get_state()[1][0])}  # type: ignore[index]
     distributed = launcher != "none"
     run = {
         **runtime,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmx.device import get_device
 from mmx.model import revert_sync_batchnorm
-from mmx.registry import STRATEGIES
+from mmx.registry import MODEL_WRAPPERS, STRATEGIES
 from mmx.strategy.base import BaseStrategy
 
 
@@ -54,6 +57,32 @@ class SingleDeviceStrategy(BaseStrategy):
         """Return the model with synchronised batch normalisation made ordinary."""
         return revert_sync_batchnorm(model)
 
-    def wrap_model(self, model: nn.Module, model_wrapper_cfg: Any = None) -> nn.Module:
-        """Place the model on this process's device."""
-        return model.to(get_device())
+    def wrap_model(
+        self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """Place the model on this process's device; wrap it only if a wrapper is asked for."""
+        model = model.to(get_device())
+        return model if model_wrapper_cfg is None else wrap(model, model_wrapper_cfg)
+
+
+def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """Build a registered model wrapper around a model that is on this process's device.
+
+    Args:
+        model: The model.
+        config: Arguments of the wrapper; ``type`` defaults to ``MMDistributedDataParallel``.
+    """
+    config = {"type": "MMDistributedDataParallel", **config}
+    kind = config["type"]
+    wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    arguments: dict[str, Any] = {"module": model}
+    if isinstance(wrapper, type) and issubclass(wrapper, nn.parallel.DistributedDataParallel):
+        arguments["device_ids"] = _own_device_ids()
+    return MODEL_WRAPPERS.build(config, default_args=arguments)
+
+
+def _own_device_ids() -> list[int] | None:
+    """Return the index of this process's device as a list, None on the CPU."""
+    if get_device().split(":")[0] == "cpu":
+        return None
+    return [int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index()))]
