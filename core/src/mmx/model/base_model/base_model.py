@@ -1,0 +1,161 @@
+"""The base class of algorithms: what happens to a batch in training, validation and testing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from mmx.model.base_model.data_preprocessor import BaseDataPreprocessor
+from mmx.model.base_module import BaseModule, InitCfg
+from mmx.registry import MODELS
+
+
+class BaseModel(BaseModule):
+    """Base class of models that the runner trains.
+
+    :meth:`forward` takes a batch and a mode, and returns a dict of losses (``'loss'``), predictions
+    (``'predict'``), or whatever the network gives (``'tensor'``).
+
+    Args:
+        data_preprocessor: Module, or its config, that moves and normalises batches; None is
+            :class:`BaseDataPreprocessor`, which only moves them to the model's device.
+        init_cfg: How to initialise; see :class:`BaseModule`.
+
+    Raises:
+        TypeError: ``data_preprocessor`` is of another type.
+    """
+
+    def __init__(
+        self, data_preprocessor: dict[str, Any] | nn.Module | None = None, init_cfg: InitCfg = None
+    ) -> None:
+        super().__init__(init_cfg)
+        if data_preprocessor is None:
+            data_preprocessor = {"type": BaseDataPreprocessor}
+        if isinstance(data_preprocessor, nn.Module):
+            self.data_preprocessor = data_preprocessor
+        elif isinstance(data_preprocessor, dict):
+            self.data_preprocessor = MODELS.build(data_preprocessor)
+        else:
+            raise TypeError(
+                "data_preprocessor should be a `dict` or `nn.Module` instance, but got "
+                f"{type(data_preprocessor)}"
+            )
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """Learn from one batch.
+
+        Args:
+            data: Batch as the loader gives it.
+            optim_wrapper: :class:`mmx.optim.OptimWrapper`.
+
+        Returns:
+            Values to log: ``loss`` and what it is the sum of, detached, on the device.
+        """
+        with optim_wrapper.optim_context(self):
+            data = self.data_preprocessor(data, True)
+            losses = self._run_forward(data, mode="loss")
+        parsed_losses, log_vars = self.parse_losses(losses)
+        optim_wrapper.update_params(parsed_losses)
+        return log_vars
+
+    def val_step(self, data: Any) -> Any:
+        """Return the predictions for one batch of the validation set."""
+        return self._run_forward(self.data_preprocessor(data, False), mode="predict")
+
+    def test_step(self, data: Any) -> Any:
+        """Return the predictions for one batch of the test set."""
+        return self._run_forward(self.data_preprocessor(data, False), mode="predict")
+
+    def parse_losses(
+        self, losses: dict[str, Tensor | list[Tensor]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up losses.
+
+        Each value is averaged; a list of tensors is the sum of its averages. All whose name
+        contains ``loss`` are added up; the others are only logged.
+
+        Args:
+            losses: Tensors, or lists of tensors, by name.
+
+        Returns:
+            The sum, to go backward from, and values to log: ``loss``, the sum, and each by its
+            name. The logged ones are detached and stay on the device.
+
+        Raises:
+            TypeError: A value is neither a tensor nor a list of tensors.
+        """
+        if len(losses) == 1:
+            # By far the most frequent case, without any node that backward would have to visit.
+            value = losses.get("loss")
+            if isinstance(value, Tensor) and value.dim() == 0:
+                return value, {"loss": value.detach()}
+        parsed: list[tuple[str, Tensor]] = []
+        for name, value in losses.items():
+            if isinstance(value, Tensor):
+                parsed.append((name, value if value.dim() == 0 else value.mean()))
+            elif isinstance(value, list) and all(isinstance(v, Tensor) for v in value) and value:
+                parsed.append((name, sum(v if v.dim() == 0 else v.mean() for v in value)))  # type: ignore[arg-type]  # of one tensor at least
+            else:
+                raise TypeError(f"{name} is not a tensor or list of tensors")
+        terms = [value for name, value in parsed if "loss" in name]
+        loss: Tensor = sum(terms)  # type: ignore[assignment]  # 0 without any, as MMEngine
+        log_vars = OrderedDict(loss=loss.detach() if isinstance(loss, Tensor) else loss)
+        for name, value in parsed:
+            # A key of the name `loss` itself is logged as the sum, which comes first.
+            if name != "loss":
+                log_vars[name] = value.detach()
+        return loss, log_vars
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the model; its preprocessor then moves batches to the same device."""
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None:
+            self._set_device(torch.device(device))
+        return super().to(*args, **kwargs)
+
+    def cuda(self, device: int | str | torch.device | None = None) -> Self:
+        """Move the model to a CUDA device."""
+        if device is None or isinstance(device, int):
+            device = torch.device("cuda" if device is None else f"cuda:{device}")
+        self._set_device(torch.device(device))
+        return super().cuda(torch.device(device))
+
+    def cpu(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the model to the CPU."""
+        self._set_device(torch.device("cpu"))
+        return super().cpu()
+
+    def _set_device(self, device: torch.device) -> None:
+        for module in self.modules():
+            if isinstance(module, BaseDataPreprocessor):
+                module._device = device
+
+    @abstractmethod
+    def forward(
+        self, inputs: Tensor, data_samples: list[Any] | None = None, mode: str = "tensor"
+    ) -> dict[str, Tensor] | list[Any] | tuple[Tensor, ...] | Tensor:
+        """Run the network.
+
+        Args:
+            inputs: Batch of inputs, preprocessed.
+            data_samples: Their annotations.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """
+
+    def _run_forward(self, data: dict[str, Any] | tuple[Any, ...] | list[Any], mode: str) -> Any:
+        """Call :meth:`forward` with a batch as keyword or positional arguments.
+
+        Raises:
+            TypeError: The batch is neither a dict, a list nor a tuple.
+        """
+        if isinstance(data, dict):
+            return self(**data, mode=mode)
+        if isinstance(data, (list, tuple)):
+            return self(*data, mode=mode)
+        raise TypeError(
+            f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
+        )
