@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import traceback
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from mmx.dist import broadcast_object_list, collect_results, get_world_size, is_main_process
+from mmx.dist import broadcast_object_list, collect_results, is_main_process
 from mmx.fileio import dump
 from mmx.logging import print_log
 from mmx.registry import METRICS
@@ -18,17 +18,15 @@ from mmx.structures import BaseDataElement
 
 
 class MetricError(RuntimeError):
-    """A metric failed on the main process; raised on every other process.
+    """A metric failed on another process, which raises the original error.
 
     Attributes:
-        metric: Class name of the metric.
-        rank_traceback: Traceback text of the main process.
+        metric: Name of the metric.
+        rank_traceback: Where it failed: the other process's traceback, or its number.
     """
 
     def __init__(self, metric: str, cause: str, rank_traceback: str) -> None:
-        super().__init__(
-            f"{metric}.compute_metrics failed on the main process with {cause}\n{rank_traceback}"
-        )
+        super().__init__(f"{metric} failed on another process with {cause}\n{rank_traceback}")
         self.metric = metric
         self.rank_traceback = rank_traceback
 
@@ -52,6 +50,8 @@ class BaseMetric(metaclass=ABCMeta):
     """
 
     default_prefix: str | None = None
+    # False where names without a prefix are meant.
+    warns_without_prefix = True
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class BaseMetric(metaclass=ABCMeta):
         self.results: list[Any] = []
         self.prefix = prefix or self.default_prefix
         self.collect_dir = collect_dir
-        if self.prefix is None:
+        if self.prefix is None and self.warns_without_prefix:
             print_log(
                 f"The prefix is not set in metric class {type(self).__name__}.",
                 logger="current",
@@ -118,29 +118,37 @@ class BaseMetric(metaclass=ABCMeta):
                 level=logging.WARNING,
             )
         results = collect_results(self.results, size, self.collect_device, tmpdir=self.collect_dir)
+        try:
+            return self._compute_for_all(lambda: self.compute_metrics(_to_cpu(results)))
+        finally:
+            # Emptied also after a failure, or the next evaluation would mix both.
+            self.results.clear()
+
+    def _compute_for_all(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return on every rank, with the prefix, the metrics that the main process computes.
+
+        Raises:
+            MetricError: ``compute`` failed; the main process raises the original error.
+        """
         error: Exception | None = None
         message: list[Any] = [None]
         if is_main_process():
             try:
-                metrics = self.compute_metrics(_to_cpu(results))
+                metrics = dict(compute())
                 if self.prefix:
                     metrics = {f"{self.prefix}/{key}": value for key, value in metrics.items()}
                 message = [("metrics", metrics)]
-            except Exception as e:
-                # Alone on a process nobody waits for the news.
-                if get_world_size() == 1:
-                    raise
+            except Exception as e:  # noqa: BLE001  # raised again below, on every rank
                 error = e
                 message = [("error", (f"{type(e).__name__}: {e}", traceback.format_exc()))]
+        # On every rank, also after a failure: the others wait for it.
         broadcast_object_list(message)
-        # Emptied also after a failure, or the next evaluation would mix both.
-        self.results.clear()
         if error is not None:
             raise error
         kind, content = message[0]
         if kind == "error":
-            raise MetricError(name, *content)
-        return content
+            raise MetricError(type(self).__name__, *content)
+        return content  # type: ignore[no-any-return]  # a dict, see above
 
 
 @METRICS.register_module()

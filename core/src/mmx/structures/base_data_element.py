@@ -39,7 +39,7 @@ class FieldNames(dict[str, None]):
             return set(self) == set(other)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # mutable, as sets are
+    __hash__ = None  # mutable, as sets are
 
     def __sub__(self, other: Any) -> set[str]:
         return set(self) - set(other)
@@ -418,5 +418,7 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "".join("\n" + _entry(key, item) for key, item in value.items())
     if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
+        # Only a dict of its own gets lines of its own.
+        parts = (repr(item) if isinstance(item, dict) else _text(item) for item in value)
+        return "[" + ", ".join(parts) + "]"
     return repr(value)
