@@ -179,13 +179,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(name: str, package: str, directory: str) -> dict[str, Any]:
+def run(name: str, package: str, directory: str, resume_from: str | None = None) -> dict[str, Any]:
     """Run a scenario and return what it did.
 
     Args:
         name: A key of SCENARIOS.
         package: ``mmengine`` or ``mmx``.
         directory: Where it may write.
+        resume_from: Checkpoint to resume from.
     """
     runner_class = importlib.import_module(f"{package}.runner").Runner
     trace: list[Any] = []
@@ -194,6 +195,8 @@ def run(name: str, package: str, directory: str) -> dict[str, Any]:
     sampler = settings.pop("train_sampler", None)
     if sampler is not None:
         settings["train_dataloader"]["sampler"] = sampler
+    if resume_from is not None:
+        settings.update(resume=True, load_from=resume_from)
     runner = runner_class(
         model=_model(package),
         work_dir=directory,

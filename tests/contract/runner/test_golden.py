@@ -80,3 +80,19 @@ def test_metrics_and_totals_are_the_same(ours, name):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_list_of_hooks_reads_the_same(ours, name):
     assert GOLDEN[name]["hooks_info"].split() == ours(name)["hooks_info"].split()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "begin"), [("epochs", "epoch_2.pth", 10), ("iterations", "iter_5.pth", 5)]
+)
+def test_a_checkpoint_of_mmengine_is_resumed_as_mmengine_would_go_on(tmp_path, name, file, begin):
+    resumed = SCENARIOS.run(name, "mmx", str(tmp_path), str(HERE / f"mmengine_{file}"))
+    golden = GOLDEN[name]
+    assert golden["max"] == resumed["max"]
+    assert len(resumed["losses"]) == len(golden["losses"]) - begin
+    for expected, actual in zip(golden["losses"][begin:], resumed["losses"], strict=True):
+        assert pytest.approx(expected[0], abs=1e-5) == actual[0]
+        assert pytest.approx(expected[1]) == actual[1]
+    for key, expected in golden["weights"].items():
+        actual = torch.tensor(resumed["weights"][key])
+        torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-4, atol=1e-5)
