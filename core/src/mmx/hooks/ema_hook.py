@@ -130,11 +130,12 @@ class EMAHook(Hook):
         """Take the average from a checkpoint; without one, begin with its weights."""
         from mmx.checkpoint import load_state_dict
 
-        if "ema_state_dict" in checkpoint and runner._resume:
+        resuming = getattr(runner, "_resume", False)
+        if "ema_state_dict" in checkpoint and resuming:
             self._swap_ema_state_dict(checkpoint)
             self.ema_model.load_state_dict(checkpoint["ema_state_dict"], strict=self.strict_load)
             return
-        if runner._resume:
+        if resuming:
             print_log(
                 "There is no `ema_state_dict` in checkpoint. `EMAHook` will make a copy of `state_dict` as the initial "
                 "`ema_state_dict`",
@@ -147,12 +148,19 @@ class EMAHook(Hook):
         )
 
     def _swap_ema_parameters(self) -> None:
-        """Exchange the values of the model and the average, without copies of either that stay."""
-        average, model = self.ema_model, self.src_model
-        for ours, theirs in zip(average.module.parameters(), model.parameters(), strict=True):
-            ours.data, theirs.data = theirs.data, ours.data
-        for ours, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
-            ours.data, theirs.data = theirs.data, ours.data
+        """Exchange the values of the model and the average.
+
+        By copying: what else holds the tensors (optimizers, captured graphs) must not see others.
+        """
+        average, model = self.ema_model.module, self.src_model
+        for ours, theirs in zip(
+            itertools.chain(average.parameters(), average.buffers()),
+            itertools.chain(model.parameters(), model.buffers()),
+            strict=True,
+        ):
+            kept = ours.data.clone()
+            ours.data.copy_(theirs.data)
+            theirs.data.copy_(kept)
 
     def _swap_ema_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Exchange the weights and the average in a checkpoint."""

@@ -64,8 +64,10 @@ def turn_on_efficient_conv_bn_eval_for_single_model(model: nn.Module) -> None:
         # Either being used twice, or the convolution's output elsewhere, would change results.
         alone = calls[source.target] == calls[node.target] == 1 and len(source.users) == 1
         if isinstance(conv, CONVS) and alone and bn.track_running_stats:
-            conv.forward = partial(_joined_forward, conv, bn)  # for this instance alone
-            bn.forward = partial(bn_once_identity_next, bn)  # for this instance alone
+            conv_: Any = conv
+            conv_.forward = partial(_joined_forward, conv, bn)  # for this instance alone
+            bn_: Any = bn
+            bn_.forward = partial(bn_once_identity_next, bn)  # for this instance alone
 
 
 def turn_on_efficient_conv_bn_eval(model: nn.Module, modules: list[str] | str) -> None:

@@ -109,7 +109,8 @@ def revert_sync_batchnorm(module: Any) -> Any:
     else:
         kinds = (nn.SyncBatchNorm,)
     result: Any = module
-    if isinstance(module, kinds):
+    is_synchronised: bool = isinstance(module, kinds)
+    if is_synchronised:
         result = _BatchNormXd(
             module.num_features,
             module.eps,

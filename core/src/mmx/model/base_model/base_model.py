@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mmx.model.base_model.data_preprocessor import BaseDataPreprocessor
+from mmx.model.base_model.data_preprocessor import BaseDataPreprocessor, _vendor_device
 from mmx.model.base_module import BaseModule, InitCfg
 from mmx.registry import MODELS
 
@@ -123,6 +123,18 @@ class BaseModel(BaseModule):
             device = torch.device("cuda" if device is None else f"cuda:{device}")
         self._set_device(torch.device(device))
         return super().cuda(torch.device(device))
+
+    def npu(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Ascend's device."""
+        return self.to(_vendor_device("npu", device))
+
+    def mlu(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Cambricon's device."""
+        return self.to(_vendor_device("mlu", device))
+
+    def musa(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Moore Threads' device."""
+        return self.to(_vendor_device("musa", device))
 
     def cpu(self, *args: Any, **kwargs: Any) -> Self:
         """Move the model to the CPU."""

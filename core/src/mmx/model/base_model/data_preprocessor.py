@@ -15,6 +15,13 @@ from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
 
 
+def _vendor_device(kind: str, device: int | str | torch.device | None) -> torch.device:
+    """Return a device of a vendor's type, which its own package registers with torch."""
+    if device is None:
+        return torch.device(kind)
+    return torch.device(kind, device) if isinstance(device, int) else torch.device(device)
+
+
 @MODELS.register_module()
 class BaseDataPreprocessor(nn.Module):
     """Move a batch to the model's device.
@@ -81,6 +88,18 @@ class BaseDataPreprocessor(nn.Module):
         """Move the buffers, and from now on batches, to the current CUDA device."""
         self._device = torch.device(torch.cuda.current_device())
         return super().cuda()
+
+    def npu(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Ascend's device."""
+        return self.to(_vendor_device("npu", device))
+
+    def mlu(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Cambricon's device."""
+        return self.to(_vendor_device("mlu", device))
+
+    def musa(self, device: int | str | torch.device | None = None) -> Self:
+        """Move to Moore Threads' device."""
+        return self.to(_vendor_device("musa", device))
 
     def cpu(self, *args: Any, **kwargs: Any) -> Self:
         """Move the buffers, and from now on batches, to the CPU."""
