@@ -111,7 +111,9 @@ def node_of(registry: Registry[Any], scope: str) -> Registry[Any]:
     if node is not None:
         return node
     if plugins.activate(scope):
-        return root._search_child(scope) or registry
+        node = root._search_child(scope)
+        # An empty registry is false, so `or` would not do.
+        return registry if node is None else node
     if any(other._scope == scope for other in all_registries()):
         # The scope has no node in this tree: a plugin without parts of this kind.
         return registry

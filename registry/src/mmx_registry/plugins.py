@@ -281,6 +281,8 @@ def _settle(plugin: Plugin) -> Plugin:
     if len(left) == 1:
         winner = left[0]
         winner.rivals = []
+        if winner.error is None:
+            winner.state, winner.reason = "discovered", ""
         others = [p for p in claimants if p is not winner]
         with _lock:
             for other in others:

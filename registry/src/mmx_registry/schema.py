@@ -88,7 +88,7 @@ def _definition(node: Registry[Any], name: str, key: str) -> dict[str, Any]:
         "required": ["type"],
     }
     try:
-        obj = node._module_dict.get(name) or node.resolve(name)
+        obj = node.resolve(name) if name not in node._module_dict else node._module_dict[name]
         signature = inspect.signature(obj)
     except Exception as error:  # noqa: BLE001 - part of the answer
         result["description"] = f"arguments unknown: {type(error).__name__}: {error}"
