@@ -65,11 +65,20 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _history_statistic(owner: Any, name: str) -> str:
+    """Stand in for ``getattr``: MMEngine's buffers pickle their own methods through it."""
+    if owner is not _LegacyHistoryBuffer:
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr is allowed on smoothing buffers only")
+    return name
+
+
 # Fixed. Each entry either builds plain data or is one of our stand-ins, so that none can run code
 # that a file brings along.
 _ALLOWED: list[Any] = [
     *_numpy_globals(),
     (_encode, "_codecs.encode"),
+    (_history_statistic, "builtins.getattr"),
+    (_history_statistic, "__builtin__.getattr"),
     (_LegacyHistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_LegacyDict, "mmengine.config.config.ConfigDict"),
     (_LegacyDict, "mmcv.utils.config.ConfigDict"),
