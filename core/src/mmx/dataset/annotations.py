@@ -62,7 +62,7 @@ def deserialize(data: np.ndarray, ends: np.ndarray, position: int) -> Any:
     """Return a new copy of the item at a position in ``[0, len(ends))`` of :func:`serialize`."""
     start = ends[position - 1] if position else 0
     # Bytes of this process or its parent, never of a file.
-    return pickle.loads(memoryview(data[start : ends[position]]))  # noqa: S301
+    return pickle.loads(data[start : ends[position]].data)  # noqa: S301
 
 
 def select(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from mmx.config import Config
 from mmx.dataset.annotations import deserialize, select, serialize
 from mmx.fileio import join_path, list_from_file, load
 from mmx.logging import print_log
@@ -145,7 +144,7 @@ class BaseDataset(Dataset[Any]):
     def __init__(
         self,
         ann_file: str | None = "",
-        metainfo: Mapping[str, Any] | Config | None = None,
+        metainfo: Any = None,
         data_root: str | None = "",
         data_prefix: dict[str, Any] = {"img_path": ""},  # noqa: B006  # copied below
         filter_cfg: dict[str, Any] | None = None,
@@ -384,12 +383,13 @@ class BaseDataset(Dataset[Any]):
     # -- arguments ----------------------------------------------------------------------------
 
     @classmethod
-    def _load_metainfo(cls, metainfo: Mapping[str, Any] | Config | None = None) -> dict[str, Any]:
+    def _load_metainfo(cls, metainfo: Any = None) -> dict[str, Any]:
         """Return the class's meta information, updated by the argument's."""
         merged = copy.deepcopy(cls.METAINFO)
         if metainfo is None:
             return merged
-        if not isinstance(metainfo, (Mapping, Config)):
+        # A Config has items, and is no Mapping.
+        if not isinstance(metainfo, Mapping) and not callable(getattr(metainfo, "items", None)):
             raise TypeError(f"metainfo should be a Mapping or Config, but got {type(metainfo)}")
         for key, value in metainfo.items():
             if isinstance(value, str):

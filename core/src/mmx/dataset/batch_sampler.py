@@ -25,7 +25,7 @@ class _ResumableBatchSampler(Sampler[list[int]]):
             raise ValueError(
                 f"batch_size should be a positive integer value, but got batch_size={batch_size}"
             )
-        self.sampler = sampler
+        self.sampler: Any = sampler
         self.batch_size = batch_size
         # Batches that the next pass leaves out: consumed by `__iter__`.
         self._start = 0

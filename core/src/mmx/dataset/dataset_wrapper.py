@@ -195,13 +195,13 @@ class ConcatDataset(_WrapperMixin, _ConcatDataset[Any]):
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return a copy of the annotation ``idx``, as its data set gives it."""
         number, sample = self._get_ori_dataset_idx(idx)
-        return self.datasets[number].get_data_info(sample)  # type: ignore[no-any-return]
+        return self.datasets[number].get_data_info(sample)
 
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the classes in sample ``idx``, as its data set gives them."""
         number, sample = self._get_ori_dataset_idx(idx)
-        return self.datasets[number].get_cat_ids(sample)  # type: ignore[no-any-return]
+        return self.datasets[number].get_cat_ids(sample)
 
     @force_full_init
     def __len__(self) -> int:
@@ -257,12 +257,12 @@ class RepeatDataset(_WrapperMixin):
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return a copy of the annotation that ``idx`` stands for."""
-        return self.dataset.get_data_info(self._get_ori_dataset_idx(idx))  # type: ignore[no-any-return]
+        return self.dataset.get_data_info(self._get_ori_dataset_idx(idx))
 
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the classes in the sample that ``idx`` stands for."""
-        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))  # type: ignore[no-any-return]
+        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))
 
     def __getitem__(self, idx: int) -> Any:
         self._warn_if_lazy()
@@ -324,12 +324,12 @@ class ClassBalancedDataset(_WrapperMixin):
     @force_full_init
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the classes in the sample that ``idx`` stands for."""
-        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))  # type: ignore[no-any-return]
+        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return a copy of the annotation that ``idx`` stands for."""
-        return self.dataset.get_data_info(self._get_ori_dataset_idx(idx))  # type: ignore[no-any-return]
+        return self.dataset.get_data_info(self._get_ori_dataset_idx(idx))
 
     def __getitem__(self, idx: int) -> Any:
         self._warn_if_lazy()

@@ -99,7 +99,7 @@ class _KeyedDataset:
             indices = list(indices)
         fetch = getattr(self.dataset, "__getitems__", None)
         if fetch:
-            return fetch(indices)  # type: ignore[no-any-return]
+            return fetch(indices)
         return [self.dataset[index] for index in indices]
 
     def __getitem__(self, index: Any) -> Any:
@@ -265,7 +265,8 @@ def _generators(loader: Any) -> list[torch.Generator]:
 def _positioned(sampler: Any, skip: int) -> Iterator[Any]:
     """Return an iterator over what an index sampler yields after its first ``skip`` items."""
     if type(sampler) is BatchSampler:
-        inner, size = sampler.sampler, sampler.batch_size
+        inner: Any = sampler.sampler
+        size = sampler.batch_size
     else:
         inner, size = sampler, 1
     if getattr(type(inner).__iter__, "honours_start", False):
@@ -369,7 +370,7 @@ def _begin_here(loader: DataLoader[Any], skip: int) -> Iterator[Any]:
     plan.aim(skip, 0, None, 0)
     batches: _BaseDataLoaderIter = _SingleProcessDataLoaderIter(
         _LoaderView(loader, _index_sampler=plan)
-    )  # type: ignore[arg-type]
+    )
     # A sampler draws its order when the first index is taken: take it now, see iterate_from.
     indices: Iterator[Any] = batches._sampler_iter
     first = next(indices, indices)

@@ -168,8 +168,9 @@ def _batch_size(cfg: Mapping[str, Any]) -> int:
     batch_sampler = cfg.get("batch_sampler")
     if isinstance(batch_sampler, Mapping) and "batch_size" in batch_sampler:
         return int(batch_sampler["batch_size"])
-    if hasattr(batch_sampler, "batch_size"):
-        return int(batch_sampler.batch_size)
+    size = getattr(batch_sampler, "batch_size", None)
+    if size is not None:
+        return int(size)
     raise ValueError(
         "dataloader.num_batch_per_epoch needs batch_size, in the loader or its batch_sampler"
     )
@@ -178,7 +179,7 @@ def _batch_size(cfg: Mapping[str, Any]) -> int:
 def _function(cfg: Any, key: str) -> Callable[..., Any] | None:
     """Return the function that a dict, a registered name, a callable or None stands for."""
     if cfg is None or callable(cfg):
-        return cfg  # type: ignore[no-any-return]  # as it was given
+        return cfg
     if isinstance(cfg, str):
         cfg = {"type": cfg}
     if not isinstance(cfg, Mapping):
@@ -187,7 +188,7 @@ def _function(cfg: Any, key: str) -> Callable[..., Any] | None:
         )
     arguments = dict(cfg)
     kind = arguments.pop("type", None)
-    function = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    function: Any = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
     if not callable(function):
         raise TypeError(
             f"type of {key} should be string or callable object, but got {type(kind)} "

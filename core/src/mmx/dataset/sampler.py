@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import Sampler
@@ -15,8 +15,10 @@ from mmx.registry import DATA_SAMPLERS
 
 STATE_VERSION = 1
 
+T = TypeVar("T")
 
-def honours_start(iterate: Callable[[Any], Iterator[int]]) -> Callable[[Any], Iterator[int]]:
+
+def honours_start(iterate: Callable[[Any], Iterator[T]]) -> Callable[[Any], Iterator[T]]:
     """Mark an ``__iter__`` that begins where ``start_at`` of its sampler says.
 
     A subclass that overrides ``__iter__`` loses the mark, and its indices are then skipped one by
@@ -153,7 +155,12 @@ class DefaultSampler(_ResumableSampler):
         return self.num_samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation: it depends on ``seed + epoch``."""
+        """Choose the permutation: it depends on ``seed + epoch``.
+
+        A position that was loaded is of its own epoch, so another epoch begins at 0.
+        """
+        if epoch != self.epoch:
+            self.start_at(0)
         self.epoch = epoch
 
 

@@ -116,7 +116,7 @@ class Evaluator:
                 f"{len(data_samples)} data length: {len(data)}"
             )
         # Evaluators and data sets do not import each other.
-        collate = FUNCTIONS.get("pseudo_collate")
+        collate: Any = FUNCTIONS.get("pseudo_collate")
         size = 0
         samples_left = iter(data_samples)
         data_left = None if data is None else iter(data)

@@ -177,7 +177,8 @@ class ReducedMetric(BaseMetric):
                 continue
             state = states.get(name)
             if state is None:
-                state = _identity(*known[name], reduction).to(device)
+                shape, dtype = known[name]
+                state = _identity(shape, dtype, reduction).to(device)
             state = state.clone()
             all_reduce(state, op=reduction if isinstance(reduction, str) else "sum")
             reduced[name] = state.cpu()
