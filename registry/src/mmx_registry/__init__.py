@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmx_registry.build import build_from_cfg
 from mmx_registry.errors import (
     ArgumentTypeError,
+    ArgumentValueError,
     ConfigKeyError,
     DuplicateError,
     DuplicateScopeError,
@@ -54,6 +55,7 @@ __all__ = [
     "DuplicateError",
     "DuplicateScopeError",
     "ArgumentTypeError",
+    "ArgumentValueError",
     "ConfigKeyError",
     "PluginError",
 ]

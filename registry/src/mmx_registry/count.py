@@ -92,7 +92,8 @@ def root_registries() -> dict[str, Registry[Any]]:
         for name, value in sorted(vars(module).items() if module is not None else ()):
             if isinstance(value, Registry) and value._parent is None and value not in seen:
                 seen.add(value)
-                found.setdefault(name, value)
+                # Two trees may call their roots the same.
+                found[f"{value.scope}.{name}" if name in found else name] = value
     return dict(sorted(found.items()))
 
 

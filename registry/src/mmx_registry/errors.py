@@ -157,6 +157,10 @@ class ArgumentTypeError(RegistryError, TypeError, AssertionError):
     """An argument of a wrong type."""
 
 
+class ArgumentValueError(RegistryError, ValueError, AssertionError):
+    """An argument of the right type with a value that cannot be meant."""
+
+
 class ConfigKeyError(RegistryError, KeyError):
     """A config without ``type``."""
 

@@ -449,14 +449,15 @@ class _Incompatible(Exception):
     pass
 
 
-_STDLIB = frozenset(sys.stdlib_module_names)
+# Names that are no plugin, whatever their modules are called.
+_NO_PLUGIN = frozenset(sys.stdlib_module_names) | {"mmx_registry"}
 
 
 def _package(scope: str) -> Plugin | None:
     """Return a plugin for a package whose ``registry`` module creates registries, or None."""
     from mmx_registry import index
 
-    if not scope.isidentifier() or scope in _STDLIB:
+    if not scope.isidentifier() or scope in _NO_PLUGIN:
         return None
     spec = index.find_spec(f"{scope}.registry")
     if spec is None:

@@ -22,7 +22,8 @@ from typing import Any
 
 # Guarded by being replaced, never changed in place.
 _trusted: frozenset[str] = frozenset()
-_refused: frozenset[str] = frozenset()
+# This package decides what is trusted, so no config may reach into it.
+_refused: frozenset[str] = frozenset({"mmx_registry"})
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 

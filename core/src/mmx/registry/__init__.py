@@ -54,6 +54,7 @@ from mmx.registry.utils import (
 )
 from mmx_registry import (
     ArgumentTypeError,
+    ArgumentValueError,
     DuplicateError,
     DuplicateScopeError,
     NotDeliveredError,
@@ -115,6 +116,7 @@ __all__ = [
     "plugin_default_hooks",
     "trust_packages",
     "ArgumentTypeError",
+    "ArgumentValueError",
     "DuplicateError",
     "DuplicateScopeError",
     "NotDeliveredError",

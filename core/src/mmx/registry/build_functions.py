@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmx_registry import ArgumentTypeError, Registry, build_from_cfg
+from mmx_registry import ArgumentTypeError, ArgumentValueError, Registry, build_from_cfg
 from mmx_registry.registry import is_config
 
 if TYPE_CHECKING:
@@ -102,7 +102,18 @@ def build_scheduler_from_cfg(cfg: Any, registry: Registry[Any], default_args: An
     for name, value in (default_args or {}).items():
         merged.setdefault(name, value)
     if not merged.pop("convert_to_iter_based", False):
+        merged.pop("epoch_length", None)
         return build_from_cfg(merged, registry)
+    if merged.get("epoch_length") is None:
+        raise ArgumentValueError(
+            "convert_to_iter_based=True needs epoch_length, the number of iterations in an epoch "
+            "(the runner sets it to the length of the training data loader)"
+        )
+    if not merged.get("by_epoch", True):
+        raise ArgumentValueError(
+            "convert_to_iter_based=True converts a scheduler that counts epochs, but by_epoch is "
+            f"False in {dict(cfg.items())!r}: leave convert_to_iter_based out"
+        )
     scope = merged.pop("_scope_", None)
     with registry.switch_scope_and_registry(scope) as node:
         kind = merged.pop("type", None)
