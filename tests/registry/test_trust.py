@@ -248,7 +248,7 @@ def test_the_error_says_why_and_what_to_do(trusted, registry):
         registry.build(dict(type="zztrusted.os.system"))
     with pytest.raises(UntrustedError, match=r"it leads to 'system' of 'posix'|'nt'"):
         registry.build(dict(type="zztrusted.run"))
-    with pytest.raises(UntrustedError, match="can run code at the word of an argument"):
+    with pytest.raises(UntrustedError, match="can run code or programs at the word of an argument"):
         registry.build(dict(type="zztrusted.dangerous.load"))
     with pytest.raises(NotFoundError, match="'zztrusted' has no 'nothing'"):
         registry.build(dict(type="zztrusted.nothing"))

@@ -30,6 +30,8 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 # Decorators of the standard library leave their own wrapper around a function; the function inside
 # is then judged instead.
 _TRANSPARENT = frozenset({"contextlib", "functools", "warnings", "typing_extensions"})
+_RUNS_CODE = "what it names can run code or programs at the word of an argument"
+
 # Types whose values can be handed out by a trusted module, since they are only data.
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), tuple, list, dict, set, frozenset)
 
@@ -104,6 +106,9 @@ def look_up(path: str) -> tuple[Any, str]:
     private = next((part for part in parts if part.startswith("_")), None)
     if private is not None:
         return None, f"{private!r} in it is private"
+    if any(_covers(_refused, ".".join(parts[:i])) for i in range(1, len(parts))):
+        # Before anything is imported: these modules are of no use in a config.
+        return None, _RUNS_CODE
     try:
         obj: Any = importlib.import_module(parts[0])
     except ModuleNotFoundError as error:
@@ -127,7 +132,7 @@ def look_up(path: str) -> tuple[Any, str]:
         if reason:
             return None, reason
     if not isinstance(obj, types.ModuleType) and _covers(_refused, path):
-        return None, "what it names can run code or programs at the word of an argument"
+        return None, _RUNS_CODE
     return obj, ""
 
 
