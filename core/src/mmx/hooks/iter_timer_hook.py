@@ -1,0 +1,71 @@
+"""Times iterations and the waiting for data, and estimates when the run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.registry import HOOKS
+
+if TYPE_CHECKING:
+    from mmx.hooks._protocol import RunnerLike
+
+
+@HOOKS.register_module()
+class IterTimerHook(Hook):
+    """Logs ``data_time``, waiting for data, and ``time``, the whole iteration, in seconds.
+
+    It also tells the message hub ``eta``: how many seconds the rest of training (or of the
+    validation or test that is running) will take at the average pace so far.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self) -> None:
+        self.time_sec_tot = 0.0
+        self.time_sec_test_val = 0.0
+        self.start_iter = 0
+        self.t = perf_counter()
+
+    def before_train(self, runner: RunnerLike) -> None:
+        """Start to count where training starts, which after a resume is not 0."""
+        self.start_iter = runner.iter
+
+    def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
+        self.t = perf_counter()
+
+    def _after_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
+        self.time_sec_test_val = 0.0
+
+    def _before_iter(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        mode: str = "train",
+    ) -> None:
+        runner.message_hub.update_scalar(f"{mode}/data_time", perf_counter() - self.t)
+
+    def _after_iter(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Sequence[Any] | dict[str, Any] | None = None,
+        mode: str = "train",
+    ) -> None:
+        now = perf_counter()
+        seconds, self.t = now - self.t, now
+        hub = runner.message_hub
+        hub.update_scalar(f"{mode}/time", seconds)
+        if mode == "train":
+            self.time_sec_tot += seconds
+            done = runner.iter - self.start_iter + 1
+            eta = self.time_sec_tot / done * (runner.max_iters - runner.iter - 1)
+        else:
+            self.time_sec_test_val += seconds
+            loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
+            eta = self.time_sec_test_val / (batch_idx + 1) * (len(loader) - batch_idx - 1)
+        hub.update_info("eta", eta)

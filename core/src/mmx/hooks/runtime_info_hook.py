@@ -1,0 +1,136 @@
+"""Tells the message hub where the run is and what each iteration returned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.registry import HOOKS
+from mmx.version import __version__
+
+if TYPE_CHECKING:
+    from mmx.hooks._protocol import RunnerLike
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(Hook):
+    """Keeps the message hub informed: epoch, iteration, learning rates, losses, metrics.
+
+    Parts that do not know the runner read from the hub: ``epoch``, ``iter``, ``max_epochs``,
+    ``max_iters``, ``loop_stage``, ``dataset_meta``, ``cfg``, ``seed``, ``experiment_name``.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self) -> None:
+        self._last_loop_stage: str | None = None
+
+    def before_run(self, runner: RunnerLike) -> None:
+        """Tell what the run is."""
+        runner.message_hub.update_info_dict(
+            {
+                "cfg": runner.cfg.pretty_text,
+                "seed": runner.seed,
+                "experiment_name": runner.experiment_name,
+                "mmx_version": __version__,
+            }
+        )
+
+    def before_train(self, runner: RunnerLike) -> None:
+        """Tell where training begins, after a resume as well."""
+        hub = runner.message_hub
+        hub.update_info("loop_stage", "train")
+        hub.update_info("epoch", runner.epoch)
+        hub.update_info("iter", runner.iter)
+        hub.update_info("max_epochs", runner.max_epochs)
+        hub.update_info("max_iters", runner.max_iters)
+        dataset = getattr(runner.train_dataloader, "dataset", None)
+        if hasattr(dataset, "metainfo"):
+            hub.update_info("dataset_meta", dataset.metainfo)
+
+    def after_train(self, runner: RunnerLike) -> None:
+        """Take the stage back."""
+        runner.message_hub.pop_info("loop_stage")
+
+    def before_train_epoch(self, runner: RunnerLike) -> None:
+        """Tell the epoch."""
+        runner.message_hub.update_info("epoch", runner.epoch)
+
+    def before_train_iter(
+        self, runner: RunnerLike, batch_idx: int, data_batch: DATA_BATCH = None
+    ) -> None:
+        """Tell the iteration and its learning rates."""
+        hub = runner.message_hub
+        hub.update_info("iter", runner.iter)
+        rates = runner.optim_wrapper.get_lr()
+        if not isinstance(rates, dict):
+            raise TypeError(
+                "`runner.optim_wrapper.get_lr()` should return a dict of learning rate when "
+                f"training, but got {type(rates).__name__}"
+            )
+        for name, values in rates.items():
+            hub.update_scalar(f"train/{name}", values[0])
+
+    def after_train_iter(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Hand the iteration's losses on, all at once and as they are."""
+        if outputs is not None:
+            runner.message_hub.update_row("train/", outputs)
+
+    def before_val(self, runner: RunnerLike) -> None:
+        """Tell the stage."""
+        self._enter(runner, "val")
+
+    def after_val(self, runner: RunnerLike) -> None:
+        """Go back to the stage before validation."""
+        self._leave(runner)
+
+    def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
+        """Hand the validation's metrics on."""
+        self._record(runner, "val", metrics)
+
+    def before_test(self, runner: RunnerLike) -> None:
+        """Tell the stage."""
+        self._enter(runner, "test")
+
+    def after_test(self, runner: RunnerLike) -> None:
+        """Go back to the stage before the test."""
+        self._leave(runner)
+
+    def after_test_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
+        """Hand the test's metrics on."""
+        self._record(runner, "test", metrics)
+
+    def _enter(self, runner: RunnerLike, stage: str) -> None:
+        self._last_loop_stage = runner.message_hub.get_info("loop_stage")
+        runner.message_hub.update_info("loop_stage", stage)
+
+    def _leave(self, runner: RunnerLike) -> None:
+        if self._last_loop_stage is None:
+            runner.message_hub.pop_info("loop_stage")
+        else:
+            runner.message_hub.update_info("loop_stage", self._last_loop_stage)
+            self._last_loop_stage = None
+
+    def _record(self, runner: RunnerLike, mode: str, metrics: dict[str, Any] | None) -> None:
+        for name, value in (metrics or {}).items():
+            if _is_scalar(value):
+                runner.message_hub.update_scalar(f"{mode}/{name}", value)
+            else:
+                runner.message_hub.update_info(f"{mode}/{name}", value)
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.size == 1
+    if isinstance(value, int | float | np.number):
+        return True
+    return isinstance(value, torch.Tensor) and value.numel() == 1
