@@ -87,7 +87,7 @@ class BaseOptimWrapper(metaclass=ABCMeta):
 
 def _momentum(group: dict[str, Any]) -> float:
     if "momentum" in group:
-        return group["momentum"]  # type: ignore[no-any-return]  # a number
+        return group["momentum"]
     if "betas" in group:
-        return group["betas"][0]  # type: ignore[no-any-return]  # a number
+        return group["betas"][0]
     return 0

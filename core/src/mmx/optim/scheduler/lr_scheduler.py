@@ -1,5 +1,7 @@
 """Schedulers of the learning rate."""
 
+from typing import Any, cast
+
 from mmx.optim.scheduler.param_scheduler import (
     ConstantParamScheduler,
     CosineAnnealingParamScheduler,
@@ -18,8 +20,8 @@ from mmx.registry import PARAM_SCHEDULERS
 class LRSchedulerMixin:
     """Sets the learning rate of each parameter group, whatever it is called there."""
 
-    def __init__(self, optimizer, *args, **kwargs):  # type: ignore[no-untyped-def]  # handed through
-        super().__init__(optimizer, "lr", *args, **kwargs)
+    def __init__(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        cast(Any, super()).__init__(optimizer, "lr", *args, **kwargs)
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -1,5 +1,7 @@
 """Schedulers of the momentum, or of the first beta of Adam and its kin."""
 
+from typing import Any, cast
+
 from mmx.optim.scheduler.param_scheduler import (
     ConstantParamScheduler,
     CosineAnnealingParamScheduler,
@@ -17,7 +19,7 @@ from mmx.registry import PARAM_SCHEDULERS
 class MomentumSchedulerMixin:
     """Sets the momentum of each parameter group, whatever it is called there."""
 
-    def __init__(self, optimizer, *args, **kwargs):  # type: ignore[no-untyped-def]  # handed through
+    def __init__(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         groups = optimizer.param_groups
         if isinstance(groups, dict):
             groups = [group for part in groups.values() for group in part]
@@ -31,13 +33,13 @@ class MomentumSchedulerMixin:
             # The first beta is Adam's momentum: it is scheduled under that name, and written back.
             for group in groups:
                 group["momentum"] = group["betas"][0]
-        super().__init__(optimizer, "momentum", *args, **kwargs)
+        cast(Any, super()).__init__(optimizer, "momentum", *args, **kwargs)
 
-    def step(self, *args, **kwargs):  # type: ignore[no-untyped-def]  # handed through
+    def step(self, *args: Any, **kwargs: Any) -> None:
         """Go one step on."""
-        super().step(*args, **kwargs)  # type: ignore[misc]  # a mixin
+        cast(Any, super()).step(*args, **kwargs)
         if self.use_betas:
-            for group in self.optimizer.param_groups:  # type: ignore[attr-defined]  # a mixin
+            for group in cast(Any, self).optimizer.param_groups:
                 group["betas"] = (group["momentum"], *group["betas"][1:])
 
 
