@@ -426,9 +426,9 @@ def test_the_search_order_and_close_names_of_all_scopes_are_told(parts, child):
 def test_what_is_not_callable_cannot_be_built(parts):
     from mmx_registry import trust
 
-    trust.add("mmx_registry")
+    trust.add("json")
     with pytest.raises(TypeError, match="which is neither a class nor a function"):
-        parts.build(dict(type="mmx_registry.registry"))
+        parts.build(dict(type="json.decoder"))
 
 
 def test_builds_are_logged_at_debug_only(parts, caplog):

@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ def _belongs(record: Registration) -> bool:
 
     Such a module stays imported, so taking its registrations back would lose them for good.
     """
+    registry = record.registry
     return record.module in sys.modules and any(
-        record.module == location or record.module.startswith(f"{location}.")
-        for location in record.registry._locations
+        record.module == place or record.module.startswith(f"{place}.")
+        for place in (*registry._locations, registry._origin)
     )
 
 
@@ -52,7 +54,9 @@ def isolated() -> Iterator[None]:
         with tree._lock:
             DefaultScope._instances.clear()
             DefaultScope._instances.update(instances)
-            for registry, modules, sources, children in before:
+            # Registries of packages that were imported inside start from nothing.
+            new: list[Any] = [(r, {}, {}, {}) for r in tree.all_registries() if id(r) not in known]
+            for registry, modules, sources, children in [*before, *new]:
                 for name, record in registry._sources.items():
                     if name not in modules and _belongs(record):
                         modules[name] = registry._module_dict.get(name, record.object)
@@ -63,8 +67,8 @@ def isolated() -> Iterator[None]:
                 registry._sources.update(sources)
                 for scope, child in list(registry._children.items()):
                     # Children of plugins whose module stays imported would not be made again.
-                    if scope in children or (id(child) not in known and _stays(child)):
-                        children[scope] = children.get(scope, child)
+                    if scope not in children and id(child) not in known and _is_held(child):
+                        children[scope] = child
                 registry._children.clear()
                 registry._children.update(children)
             for registry in tree.all_registries():
@@ -83,13 +87,6 @@ def _is_held(registry: Registry[Any]) -> bool:
     """Whether the module that made a registry is imported and has it."""
     module = sys.modules.get(registry._origin)
     return module is not None and any(value is registry for value in list(vars(module).values()))
-
-
-def _stays(child: Registry[Any]) -> bool:
-    """Whether a child belongs to a plugin that stays imported."""
-    return child._origin in sys.modules and any(
-        plugin.module.partition(":")[0] == child._origin for plugin in plugins.discovered().values()
-    )
 
 
 class Site:
@@ -130,7 +127,13 @@ class Site:
         """Forget the modules imported from here, so that they are imported anew."""
         here = str(self.folder) + os.sep
         for name, module in list(sys.modules.items()):
-            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+            # Only what is a module: some packages put other objects there, whose attributes are
+            # made on demand.
+            if not isinstance(module, types.ModuleType):
+                continue
+            facts = vars(module)
+            path = facts.get("__path__")
+            places = [facts.get("__file__"), *(path if isinstance(path, Iterable) else ())]
             if any(str(place).startswith(here) for place in places):
                 del sys.modules[name]
 

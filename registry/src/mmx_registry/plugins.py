@@ -598,6 +598,15 @@ def _implementations(hook: str, plugin: Plugin | None = None) -> Iterator[Callab
             yield implementation.function
 
 
+def hooks_of(scope: str) -> list[str]:
+    """Return the names of the hooks that an active plugin implements."""
+    if _manager is None:
+        return []
+    plugin = _manager.get_plugin(scope)
+    callers = (_manager.get_hookcallers(plugin) or []) if plugin is not None else []
+    return sorted(caller.name for caller in callers)
+
+
 def _required_by_hook(plugin: Plugin, obj: Any) -> list[str]:
     if not _has_hooks(obj):
         return []

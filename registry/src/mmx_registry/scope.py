@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,6 +74,12 @@ class DefaultScope:
             created = instance is None
             if instance is None:
                 instance = cls._instances[name] = cls(name, **kwargs)
+        if kwargs.get("scope_name", instance._scope_name) != instance._scope_name:
+            warnings.warn(
+                f"the DefaultScope instance {name!r} exists with the scope "
+                f"{instance._scope_name!r}; scope_name={kwargs['scope_name']!r} is ignored",
+                stacklevel=2,
+            )
         if created or current.get() is None:
             current.set(instance)
         return instance
