@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
+
 from mmx.logging._scalars import Number, as_number, is_tensor, read_tensors
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -48,8 +49,6 @@ class _Ring:
         self.size = min(self.size + len(values), capacity)
 
     def _resize(self, capacity: int) -> None:
-        import numpy as np
-
         kept = self.last(self.size)
         array = np.empty(max(min(capacity, self.limit), 1), dtype=np.float64)
         array[: len(kept)] = kept
@@ -58,8 +57,6 @@ class _Ring:
 
     def last(self, count: int) -> NDArray[np.float64]:
         """Return a copy of the latest ``count`` numbers, oldest first."""
-        import numpy as np
-
         count = min(count, self.size)
         if self._array is None or not count:
             return np.empty(0, dtype=np.float64)
@@ -80,8 +77,6 @@ class _Totals:
         self.maximum = float("-inf")
 
     def add(self, logs: NDArray[np.float64], counts: NDArray[np.float64] | None) -> None:
-        import numpy as np
-
         if not len(logs):
             return
         self.length += len(logs)
@@ -171,8 +166,6 @@ class HistoryBuffer:
         self._source: _Source | None = None
 
     def _fill(self, logs: Any, counts: Any) -> None:
-        import numpy as np
-
         logs, counts = np.asarray(logs), np.asarray(counts)
         self._int_logs = np.issubdtype(logs.dtype, np.integer)
         self._int_counts = np.issubdtype(counts.dtype, np.integer)
@@ -244,8 +237,6 @@ class HistoryBuffer:
             ValueError: ``log_val`` is a tensor of more than one element.
         """
         if not isinstance(log_val, int | float):
-            import numpy as np
-
             if not (is_tensor(log_val) or isinstance(log_val, np.number)):
                 raise TypeError(
                     "log_val must be int or float or a tensor of one element, but got "
@@ -272,6 +263,16 @@ class HistoryBuffer:
         if len(tail) >= _CHUNK:
             self._spill()
 
+    def push(self, value: float) -> None:
+        """Append a float: :meth:`update` for those who call it in each iteration."""
+        if self._tail_counts is not None:
+            self._append(value)
+            return
+        tail = self._tail
+        tail.append(value)
+        if len(tail) >= _CHUNK:
+            self._spill()
+
     def _extend(self, values: Sequence[Number]) -> None:
         """Append numbers whose counts are 1."""
         self._tail.extend(values)
@@ -282,8 +283,6 @@ class HistoryBuffer:
 
     def _spill(self) -> None:
         """Move what waits in the list into the ring."""
-        import numpy as np
-
         self._read()
         if not self._tail:
             return
@@ -299,8 +298,6 @@ class HistoryBuffer:
         self._tail_counts = None
 
     def _store(self, logs: NDArray[np.float64], counts: NDArray[np.float64] | None) -> None:
-        import numpy as np
-
         if self._totals is not None:
             self._totals.add(logs, counts)
         if counts is not None and self._counts is None:
@@ -357,8 +354,6 @@ class HistoryBuffer:
         """Copies of the kept values and of their counts, oldest first, each ``(n,)``."""
         self._sync()
         self._spill()
-        import numpy as np
-
         logs = self._logs.last(self._logs.size)
         counts = (
             np.ones(len(logs)) if self._counts is None else self._counts.last(self._counts.size)
@@ -385,8 +380,6 @@ class HistoryBuffer:
         if window_size is None:
             return None
         if isinstance(window_size, bool) or not isinstance(window_size, int):
-            import numpy as np
-
             if not isinstance(window_size, np.integer):
                 raise TypeError(
                     f"The type of window size should be int, but got {type(window_size).__name__}"
@@ -421,13 +414,12 @@ class HistoryBuffer:
         Raises:
             TypeError: ``window_size`` is no int.
         """
-        import numpy as np
-
         self._sync()
         window = self._window(window_size)
         tail = self._tail
         if window is not None and self._tail_counts is None and window <= len(tail):
-            return np.float64(sum(tail[-window:]) / window)
+            # numpy's own sum, to the last bit.
+            return np.float64(np.add.reduce(np.array(tail[-window:], dtype=np.float64)) / window)
         totals = self._whole(window)
         if totals is not None:
             return np.float64(totals.log_sum) / np.float64(totals.count_sum)
@@ -439,8 +431,6 @@ class HistoryBuffer:
             return np.float64(logs.sum() / np.float64(divisor))
 
     def _extreme(self, name: str, window_size: int | None) -> Any:
-        import numpy as np
-
         self._sync()
         window = self._window(window_size)
         totals = self._whole(window)
@@ -483,8 +473,6 @@ class HistoryBuffer:
         Raises:
             ValueError: There is none.
         """
-        import numpy as np
-
         self._sync()
         if self._tail:
             value = self._tail[-1]

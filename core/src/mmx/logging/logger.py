@@ -222,7 +222,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         """Set the level below which nothing is logged, whatever the handlers' levels are."""
         self.level = _level_number(level)
         # `logging` clears this cache only for loggers that it knows.
-        self._cache.clear()
+        self._cache.clear()  # type: ignore[attr-defined]  # not in typeshed
 
     def isEnabledFor(self, level: int) -> bool:
         """Tell whether records of this level are logged."""

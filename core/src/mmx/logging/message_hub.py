@@ -6,7 +6,7 @@ import copy
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
@@ -24,14 +24,42 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
 class _Rows:
-    """Numbers that were logged together, a row per iteration, waiting for a reader."""
+    """Numbers that are logged together, a row per iteration, waiting for a reader.
 
-    __slots__ = ("buffers", "names", "rows")
+    Args:
+        buffers: Where each column goes.
+    """
 
-    def __init__(self, names: list[str], buffers: list[HistoryBuffer]) -> None:
-        self.names = names
+    __slots__ = ("buffers", "has_tensors", "rivals", "rows")
+
+    def __init__(self, buffers: list[HistoryBuffer]) -> None:
         self.buffers = buffers
-        self.rows: list[list[Any]] = []
+        self.rows: list[Sequence[Any]] = []
+        self.has_tensors = False
+        # Groups that share a buffer with this one; at most one of them has waiting rows, so that
+        # the order within each buffer is the order of the calls.
+        self.rivals: list[_Rows] = []
+
+    def hand_over(self) -> None:
+        """Move the rows into their buffers, reading all tensors in one go."""
+        rows = self.rows
+        if not rows:
+            return
+        if self.has_tensors:
+            width = len(self.buffers)
+            flat = [value for row in rows for value in row]
+            places = [i for i, v in enumerate(flat) if v.__class__ not in _FAST]
+            numbers = read_tensors([flat[i] for i in places])
+            for place, number in zip(places, numbers, strict=True):
+                flat[place] = number
+            columns: Iterable[Sequence[Any]] = [flat[c::width] for c in range(width)]
+            self.has_tensors = False
+        else:
+            columns = zip(*rows, strict=True)
+        # Cleared first: a buffer that is asked for its values flushes its source.
+        self.rows = []
+        for buffer, column in zip(self.buffers, columns, strict=True):
+            buffer._extend(column)
 
 
 class MessageHub(ManagerMixin):
@@ -90,10 +118,12 @@ class MessageHub(ManagerMixin):
                     "Keys of `resumed_keys` must be contained in `log_scalars` or "
                     f"`runtime_info`, but got {key}"
                 )
-        # One group per set of names that are logged together; at most one has waiting rows, so
-        # that the order within each buffer is the order of the calls.
+        # One group per set of names that are logged together.
         self._groups: dict[Any, _Rows] = {}
-        self._open: _Rows | None = None
+        # Which groups a buffer is a column of.
+        self._groups_of: dict[str, list[_Rows]] = {}
+        # The short way into buffers that belong to no group and are saved in checkpoints.
+        self._direct: dict[str, Callable[[float], None]] = {}
 
     @classmethod
     def get_current_instance(cls) -> MessageHub:
@@ -127,21 +157,25 @@ class MessageHub(ManagerMixin):
             TypeError: ``value`` is no number.
             ValueError: ``value`` has more than one element, or ``resumed`` differs from before.
         """
-        buffer = self._log_scalars.get(key)
-        if buffer is None or self._resumed_keys.get(key) is not resumed:
-            self._check_value(key, value)
-            buffer = self._buffer(key, resumed)
-        if self._open is not None:
-            self.flush()
-        if type(value) is not float:
+        kind = type(value)
+        if kind is not float and not (kind in _TENSORS and tensors_live_on_cpu()):
             value = self._check_value(key, value)
-        count = self._check_value(key, count) if not isinstance(count, int | float) else count
-        if count == 1 and buffer._tail_counts is None and type(value) is float:
-            tail = buffer._tail
-            tail.append(value)
-            if len(tail) >= 1024:
-                buffer._spill()
-            return
+        elif kind is not float:
+            try:
+                value = value.item()  # type: ignore[union-attr]  # a tensor
+            except RuntimeError:
+                self._check_value(key, value)  # says what is wrong with it
+                raise
+        if count == 1 and resumed is True and type(value) is float:
+            push = self._direct.get(key)
+            if push is not None:
+                push(value)
+                return
+        if not isinstance(count, int | float):
+            count = self._check_value(key, count)
+        buffer = self._buffer(key, resumed)
+        for rows in self._groups_of[key]:
+            rows.hand_over()
         buffer._append(value, count)
 
     def update_scalars(self, log_dict: dict[str, Any], resumed: bool = True) -> None:
@@ -169,32 +203,48 @@ class MessageHub(ManagerMixin):
             log_dict: As in :meth:`update_scalars`.
             resumed: As in :meth:`update_scalar`.
         """
-        values = list(log_dict.values())
+        values: Sequence[Any] = list(log_dict.values())
         kinds = set(map(type, values))
+        has_tensors = False
         if kinds != _FLOATS and not kinds <= _FAST:
-            if not self._is_row_of_tensors(kinds, values):
+            if not kinds <= _KNOWN and not _learn_tensor_types(kinds):
                 for key, value in log_dict.items():
                     self._update_item(f"{prefix}{key}", value, resumed)
                 return
-            if tensors_live_on_cpu():
-                values = [v if v.__class__ in _FAST else v.item() for v in values]
-            else:
-                values = [v if v.__class__ in _FAST else _kept(v) for v in values]
+            has_tensors = not tensors_live_on_cpu()
+            values = self._checked_row(prefix, log_dict, values, kinds, keep=has_tensors)
         names = (prefix, resumed, *log_dict)
-        rows = self._groups.get(names)
-        if rows is None:
-            rows = self._group(names, [f"{prefix}{key}" for key in log_dict], resumed)
-        if rows is not self._open:
-            self.flush()
-            self._open = rows
-        rows.rows.append(values)
-        if len(rows.rows) >= _MAX_ROWS:
-            self.flush()
+        group = self._groups.get(names)
+        if group is None:
+            group = self._group(names, [f"{prefix}{key}" for key in log_dict], resumed)
+        for rival in group.rivals:
+            rival.hand_over()
+        group.rows.append(values)
+        if has_tensors:
+            group.has_tensors = True
+        if len(group.rows) >= _MAX_ROWS:
+            group.hand_over()
 
-    def _is_row_of_tensors(self, kinds: set[type], values: list[Any]) -> bool:
-        return all(kind in _FAST or _is_tensor_type(kind) for kind in kinds) and all(
-            v.numel() == 1 for v in values if not isinstance(v, int | float)
-        )
+    def _checked_row(
+        self,
+        prefix: str,
+        log_dict: Mapping[str, Any],
+        values: Sequence[Any],
+        kinds: set[type],
+        *,
+        keep: bool,
+    ) -> list[Any]:
+        """Return a row with its tensors read or, where reading would wait, kept for later."""
+        try:
+            if keep:
+                return [v if v.__class__ in _FAST else _kept(v) for v in values]
+            if len(kinds) == 1:
+                return list(map(kinds.pop().item, values))  # type: ignore[attr-defined]  # a tensor
+            return [v if v.__class__ in _FAST else v.item() for v in values]
+        except (RuntimeError, ValueError):
+            for key, value in log_dict.items():  # says which one has too many elements
+                self._check_value(f"{prefix}{key}", value)
+            raise
 
     def _update_item(self, key: str, value: Any, resumed: bool) -> None:
         if isinstance(value, Mapping):
@@ -206,6 +256,8 @@ class MessageHub(ManagerMixin):
 
     def _check_value(self, key: str, value: Any) -> Any:
         try:
+            if type(value) not in _KNOWN:
+                _learn_tensor_types({type(value)})
             return as_number(value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{key!r}: {error}") from None
@@ -213,9 +265,22 @@ class MessageHub(ManagerMixin):
     def _group(self, names: Any, keys: list[str], resumed: bool) -> _Rows:
         if len(self._groups) >= 256:  # names that change all the time
             self.flush()
-            self._groups.clear()
-        rows = self._groups[names] = _Rows(keys, [self._buffer(key, resumed) for key in keys])
-        return rows
+            self._forget_groups()
+        group = _Rows([self._buffer(key, resumed) for key in keys])
+        self._groups[names] = group
+        for key in keys:
+            for rival in self._groups_of[key]:
+                if rival not in group.rivals:
+                    group.rivals.append(rival)
+                    rival.rivals.append(group)
+            self._groups_of[key].append(group)
+            self._direct.pop(key, None)
+        return group
+
+    def _forget_groups(self) -> None:
+        self._groups.clear()
+        self._groups_of = {key: [] for key in self._log_scalars}
+        self._direct.clear()
 
     def _buffer(self, key: str, resumed: bool) -> HistoryBuffer:
         self._set_resumed_keys(key, resumed)
@@ -225,22 +290,15 @@ class MessageHub(ManagerMixin):
             buffer.keep_totals()
             self._log_scalars[key] = buffer
         buffer._source = self
+        if not self._groups_of.setdefault(key, []) and resumed:
+            self._direct[key] = buffer.push
         return buffer
 
     def flush(self) -> None:
         """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them."""
-        group, self._open = self._open, None
-        if group is None or not group.rows:
-            return
-        rows, group.rows = group.rows, []
-        flat = [value for row in rows for value in row]
-        places = [i for i, v in enumerate(flat) if v.__class__ not in _FAST]
-        if places:
-            for place, number in zip(places, read_tensors([flat[i] for i in places]), strict=True):
-                flat[place] = number
-        width = len(group.buffers)
-        for column, buffer in enumerate(group.buffers):
-            buffer._extend(flat[column::width])
+        for group in self._groups.values():
+            if group.rows:
+                group.hand_over()
 
     def get_scalar(self, key: str) -> HistoryBuffer:
         """Return the history of ``key``; not a copy, it goes on growing.
@@ -375,11 +433,10 @@ class MessageHub(ManagerMixin):
         for key in ("log_scalars", "runtime_info", "resumed_keys"):
             if key not in state_dict:
                 raise KeyError(f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`")
-        self._open = None
-        self._groups.clear()
         self._log_scalars = OrderedDict()
         self._runtime_info = OrderedDict()
         self._resumed_keys = OrderedDict()
+        self._forget_groups()
         for key, value in state_dict["log_scalars"].items():
             buffer = _restored(value)
             if buffer is None:
@@ -388,6 +445,7 @@ class MessageHub(ManagerMixin):
             buffer.set_max_length(self.max_length)
             buffer._source = self
             self._log_scalars[key] = buffer
+            self._groups_of[key] = []
         for key, value in state_dict["runtime_info"].items():
             try:
                 self._runtime_info[key] = copy.deepcopy(value)
@@ -404,18 +462,30 @@ class MessageHub(ManagerMixin):
                 )
 
 
-# The types of numbers that a row takes as they are.
+# The types of numbers that a row takes as they are, and the types of tensors met so far.
 _FLOATS = {float}
 _FAST = frozenset((float, int, bool))
+_TENSORS: set[type] = set()
+_KNOWN: set[type] = set(_FAST)
 
 
-def _is_tensor_type(kind: type) -> bool:
+def _learn_tensor_types(kinds: set[type]) -> bool:
+    """Add the types of tensors among ``kinds`` to those known; False if others remain."""
     torch = sys.modules.get("torch")
-    return torch is not None and issubclass(kind, torch.Tensor)
+    if torch is not None:
+        _TENSORS.update(kind for kind in kinds if issubclass(kind, torch.Tensor))
+        _KNOWN.update(_TENSORS)
+    return kinds <= _KNOWN
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor to be read later. One that is changed in place now and then is copied."""
+    """Return a tensor to be read later. One that is changed in place now and then is copied.
+
+    Raises:
+        ValueError: It has more than one element.
+    """
+    if tensor.numel() != 1:
+        raise ValueError("a tensor of more than one element")
     return tensor.detach().clone() if tensor._version else tensor.detach()
 
 
