@@ -5,7 +5,6 @@ python record_samplers.py > samplers.json
 
 import itertools
 import json
-import sys
 from unittest import mock
 
 from mmengine.dataset import DefaultSampler, InfiniteSampler
@@ -45,7 +44,7 @@ def main():
                 "order": list(itertools.islice(sampler, count)),
             }
         )
-    json.dump(cases, sys.stdout, indent=1)
+    print("[" + ",\n".join(map(json.dumps, cases)) + "]")
 
 
 if __name__ == "__main__":
