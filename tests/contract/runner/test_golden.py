@@ -79,7 +79,10 @@ def test_metrics_and_totals_are_the_same(ours, name):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_list_of_hooks_reads_the_same(ours, name):
-    assert GOLDEN[name]["hooks_info"].split() == ours(name)["hooks_info"].split()
+    """Ours has all lines of MMEngine's in its order, and more: some hooks use further stages."""
+    lines = iter(line.rstrip() for line in ours(name)["hooks_info"].splitlines())
+    for expected in GOLDEN[name]["hooks_info"].splitlines():
+        assert expected.rstrip() in lines, expected
 
 
 @pytest.mark.parametrize(

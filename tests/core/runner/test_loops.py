@@ -45,7 +45,7 @@ def test_dynamic_intervals_of_an_epoch_loop(make_runner):
     at = validated(
         make_runner, by_epoch=True, max_epochs=8, val_interval=3, dynamic_intervals=[(5, 1)]
     )
-    assert [epoch for epoch, _ in at] == [3, 5, 6, 7, 8]
+    assert [epoch for epoch, _ in at] == [3, 4, 5, 6, 7, 8]
 
 
 def test_an_iteration_loop_validates_at_the_interval_and_after_the_last_iteration(make_runner):
@@ -55,9 +55,9 @@ def test_an_iteration_loop_validates_at_the_interval_and_after_the_last_iteratio
 
 def test_dynamic_intervals_of_an_iteration_loop(make_runner):
     at = validated(
-        make_runner, by_epoch=False, max_iters=9, val_interval=4, dynamic_intervals=[(6, 2)]
+        make_runner, by_epoch=False, max_iters=14, val_interval=4, dynamic_intervals=[(10, 1)]
     )
-    assert [iteration for _, iteration in at] == [4, 6, 8, 9]
+    assert [iteration for _, iteration in at] == [4, 8, 9, 10, 11, 12, 13, 14]
 
 
 def test_validation_every_n_iterations_inside_an_epoch_loop(make_runner):

@@ -641,6 +641,22 @@ def test_sigterm_finishes_the_step_saves_and_exits_with_143(make_runner, tmp_pat
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_of_the_files_that_signals_leave_only_the_latest_is_kept(make_runner, tmp_path):
+    class Kill(Hook):
+        def __init__(self, at):
+            self.at = at
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    for at in (1, 3, 7):
+        with pytest.raises(SystemExit):
+            make_runner(work_dir=tmp_path / "w", custom_hooks=[Kill(at)], resume=True).train()
+    files = {name for name in os.listdir(tmp_path / "w") if name.endswith(".pth")}
+    assert files == {"epoch_1.pth", "iter_8.pth"}
+
+
 def test_sigint_finishes_the_step_saves_and_is_a_keyboard_interrupt(make_runner, tmp_path):
     class Interrupt(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):

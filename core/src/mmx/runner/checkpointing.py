@@ -475,23 +475,37 @@ def begin_accumulation(runner: Runner) -> None:
 
 
 def save_on_stop(runner: Runner) -> None:
-    """Save a run that a signal stopped, so that it can be resumed. Every rank must call."""
+    """Save a run that a signal stopped, so that it can be resumed. Every rank must call.
+
+    Of the files that this writes, only the latest is kept.
+    """
     loop: Any = runner._train_loop
     if not isinstance(loop, _TrainLoop) or not runner._state.finished_iters:
         return
-    out_dir = runner.work_dir
+    out_dir, last = runner.work_dir, None
     for hook in runner.hooks:
         if type(hook).__name__ == "CheckpointHook" and getattr(hook, "out_dir", None):
-            out_dir = hook.out_dir  # type: ignore[attr-defined]  # just asked for
-    epochs, iters = runner._state.finished_epochs, runner._state.finished_iters
-    at_end = _data_position(loop)[1] == 0 and not isinstance(loop, IterBasedTrainLoop)
-    name = f"epoch_{epochs}.pth" if at_end else f"iter_{iters}.pth"
-    runner.save_checkpoint(out_dir, name, by_epoch=at_end)
-    if is_main_process():
-        path = join_path(out_dir, name)
-        os.makedirs(runner.work_dir, exist_ok=True)
-        checkpoint_io.write_last_checkpoint(runner.work_dir, path)
-        runner.logger.info(f"Saved {path}; resume with resume=True.")
+            out_dir, last = hook.out_dir, getattr(hook, "last_ckpt", None)  # type: ignore[attr-defined]
+            saver = getattr(hook, "_saver", None)
+            if saver is not None:
+                # What is under way is older, and would become the latest when it is done.
+                saver.wait()
+    iters, at_end = runner._state.finished_iters, _data_position(loop)[1] == 0
+    by_epoch = at_end and not isinstance(loop, IterBasedTrainLoop)
+    name = f"epoch_{runner._state.finished_epochs}.pth" if by_epoch else f"iter_{iters}.pth"
+    path = join_path(out_dir, name)
+    if path == last:  # the checkpoint hook has just saved this very position
+        return
+    earlier = runner.message_hub.runtime_info.get("stop_ckpt")
+    runner.message_hub.update_info("stop_ckpt", path)
+    runner.save_checkpoint(out_dir, name, by_epoch=by_epoch)
+    if not is_main_process():
+        return
+    os.makedirs(runner.work_dir, exist_ok=True)
+    checkpoint_io.write_last_checkpoint(runner.work_dir, path)
+    if earlier not in (None, path, last) and os.path.isfile(earlier):
+        os.remove(earlier)
+    runner.logger.info(f"Saved {path}; resume with resume=True.")
 
 
 def _strategy(runner: Runner) -> BaseStrategy:

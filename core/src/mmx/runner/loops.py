@@ -108,9 +108,13 @@ class _TrainLoop(BaseLoop):
         self.val_interval = self._interval_at(self._unit_count())
 
     def _interval_at(self, count: int) -> int:
+        """Return the interval that holds after ``count`` epochs or iterations.
+
+        As in MMEngine, a milestone counts from the moment that its epoch is the next one.
+        """
         if len(self.dynamic_milestones) == 1:
             return self.val_interval
-        step = bisect.bisect(self.dynamic_milestones, count)
+        step = bisect.bisect(self.dynamic_milestones, count + 1)
         return self.dynamic_intervals[step - 1]
 
     def _is_validation_due(self, count: int) -> bool:
@@ -182,7 +186,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         max_epochs: Epochs to train.
         val_begin: First epoch, 1-based, after which validation runs.
         val_interval: Validate every so many epochs, and after the last one.
-        dynamic_intervals: ``(epoch, interval)`` pairs: from that epoch on, the interval is this.
+        dynamic_intervals: ``(epoch, interval)`` pairs: the interval from before that epoch on.
         val_every_iters: Also validate every so many iterations, inside epochs.
         val_before_train: Also validate once before training.
 
@@ -360,8 +364,8 @@ class IterBasedTrainLoop(_TrainLoop):
         max_iters: Iterations to train.
         val_begin: First iteration, 1-based, after which validation runs.
         val_interval: Validate every so many iterations, and after the last one.
-        dynamic_intervals: ``(iteration, interval)`` pairs: from that iteration on, the interval is
-            this.
+        dynamic_intervals: ``(iteration, interval)`` pairs: the interval from before that iteration
+            on.
         val_every_epochs: Validate every so many passes over the data loader instead.
         val_before_train: Also validate once before training.
 
