@@ -113,7 +113,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             info = self._params_init_info[param]["init_info"]
             lines.append(f"\n{name} - {param.shape}: \n{info} \n")
         if logger is None:
-            print_log("".join(lines), logger="mmx", level=logging.DEBUG)
+            print_log("".join(lines), logger="current", level=logging.DEBUG)
             return
         with_file_handler = False
         for handler in logger.handlers:
