@@ -32,7 +32,7 @@ from mmx.runner.loops import TestLoop, ValLoop
 from mmx.runner.signals import signals_stop
 from mmx.runner.state import RunStopped, TrainState
 from mmx.strategy import BaseStrategy, building
-from mmx.strategy.base import STRIP_WRAPPER, initialize_weights
+from mmx.strategy.base import STRIP_WRAPPER
 from mmx.strategy.environment import (
     describe_environment,
     set_random_seed,
@@ -566,7 +566,7 @@ class Runner:
         return self.strategy.wrap_model(self.strategy.convert_model(model), model_wrapper_cfg)
 
     def _init_model_weights(self) -> None:
-        initialize_weights(self.model)
+        self.strategy._init_model_weights(self.model)
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> BaseOptimWrapper | OptimWrapperDict:
         """Return the optimizer wrapper, built for the model if it is given as a dict.

@@ -38,4 +38,4 @@ def turn_on_activation_checkpointing(model: nn.Module, modules: list[str] | str)
         forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
         recomputing = functools.wraps(module.forward)(forward)
         recomputing._recomputes = True  # type: ignore[attr-defined]
-        module.forward = recomputing  # type: ignore[method-assign]
+        module.forward = recomputing

@@ -56,7 +56,7 @@ def optim_wrapper_from(optim_wrapper: Any, model: nn.Module) -> BaseOptimWrapper
     if isinstance(optimizer, Optimizer):
         return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **optim_wrapper})
     if optimizer is not None or "constructor" in optim_wrapper:
-        return build_optim_wrapper(model, copy.deepcopy(optim_wrapper))
+        return build_optim_wrapper(model, copy.deepcopy(dict(optim_wrapper)))
     wrappers: dict[str, OptimWrapper] = {}
     for name, wrapper in optim_wrapper.items():
         if not isinstance(wrapper, OptimWrapper):

@@ -85,10 +85,15 @@ class FSDPStrategy(DDPStrategy):
                 f"{', '.join(sorted(unknown))}"
             )
         self.skip_init_weights = skip_init_weights
+        self._weights_are_ready = skip_init_weights
         self.activation_checkpointing = activation_checkpointing
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
-        return model if self.skip_init_weights else super()._init_model_weights(model)
+        # Once, and before the weights are sharded: initialisers see whole tensors.
+        if self._weights_are_ready:
+            return model
+        self._weights_are_ready = True
+        return super()._init_model_weights(model)
 
     def wrap_model(
         self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
@@ -102,7 +107,7 @@ class FSDPStrategy(DDPStrategy):
             )
         options = dict(model_wrapper_cfg or self.model_wrapper or {})
         device = get_device()
-        model = model.to(device)
+        model = self._init_model_weights(model.to(device))
         self._recompute(model)
         keywords: dict[str, Any] = {
             "mesh": init_device_mesh(device.split(":")[0], (get_world_size(),)),
@@ -161,7 +166,7 @@ class FSDPStrategy(DDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Shard the whole state of the optimizer, which every rank holds."""
-        wrappers = (
+        wrappers: dict[Any, Any] = (
             dict(self.optim_wrapper.items())
             if isinstance(self.optim_wrapper, OptimWrapperDict)
             else {None: self.optim_wrapper}
