@@ -27,6 +27,7 @@ class _ResumableBatchSampler(Sampler[list[int]]):
             )
         self.sampler: Any = sampler
         self.batch_size = batch_size
+        self.epoch = 0
         # Batches that the next pass leaves out: consumed by `__iter__`.
         self._start = 0
         # Batches that the latest pass has handed out or left out.
@@ -44,7 +45,7 @@ class _ResumableBatchSampler(Sampler[list[int]]):
             "version": STATE_VERSION,
             "position": self._position,
             "seed": getattr(self.sampler, "seed", None),
-            "epoch": getattr(self.sampler, "epoch", 0),
+            "epoch": self.epoch,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -65,7 +66,10 @@ class _ResumableBatchSampler(Sampler[list[int]]):
         self.start_at(state_dict["position"])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
+        """Choose the order of this epoch; another epoch than the position's begins at 0."""
+        if epoch != self.epoch:
+            self.start_at(0)
+        self.epoch = epoch
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
@@ -163,16 +167,6 @@ class _ComposedBatchSampler(_ResumableBatchSampler):
         if num_batches is None:
             num_batches = -(-len(self.dataset) // (batch_size * self.world_size))
         self.num_batches = num_batches
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order: it depends on seed and epoch."""
-        super().set_epoch(epoch)
-        self.epoch = epoch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return seed, epoch and position, counted in batches of one rank."""
-        return {**super().state_dict(), "epoch": self.epoch}
 
     def _global_batches(self, generator: torch.Generator) -> Iterator[list[int]]:
         """Yield the samples of one step of all ranks after the other; rank r takes every w-th."""
