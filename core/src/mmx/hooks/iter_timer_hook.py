@@ -27,11 +27,18 @@ class IterTimerHook(Hook):
         self.time_sec_tot = 0.0
         self.time_sec_test_val = 0.0
         self.start_iter = 0
+        # Asked for once: it takes the runner longer to say than everything else here.
+        self._max_iters: int | None = None
         self.t = perf_counter()
 
     def before_train(self, runner: RunnerLike) -> None:
         """Start to count where training starts, which after a resume is not 0."""
         self.start_iter = runner.iter
+        self._max_iters = runner.max_iters
+
+    def after_train(self, runner: RunnerLike) -> None:
+        """Forget what was asked for once."""
+        self._max_iters = None
 
     def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
         self.t = perf_counter()
@@ -62,8 +69,9 @@ class IterTimerHook(Hook):
         hub.update_scalar(f"{mode}/time", seconds)
         if mode == "train":
             self.time_sec_tot += seconds
-            done = runner.iter - self.start_iter + 1
-            eta = self.time_sec_tot / done * (runner.max_iters - runner.iter - 1)
+            iteration = runner.iter
+            total = self._max_iters if self._max_iters is not None else runner.max_iters
+            eta = self.time_sec_tot / (iteration - self.start_iter + 1) * (total - iteration - 1)
         else:
             self.time_sec_test_val += seconds
             loader = runner.val_dataloader if mode == "val" else runner.test_dataloader

@@ -101,6 +101,9 @@ class LoggerHook(Hook):
         # Batches of the running epoch; None where it is unknown.
         self._epoch_length: int | None = None
         self._knows_length = False
+        self._visualizer: Any = None
+        # Step of the latest training record.
+        self._last_step = 0
 
     def before_run(self, runner: RunnerLike) -> None:
         """Decide where records and copies go."""
@@ -111,6 +114,7 @@ class LoggerHook(Hook):
                 f"Text logs will be saved to {self.out_dir} after the training process."
             )
         self.json_log_path = f"{runner.timestamp}.json"
+        self._visualizer = runner.visualizer
 
     def before_train_epoch(self, runner: RunnerLike) -> None:
         """Ask the data loader for its length once instead of after each batch."""
@@ -140,7 +144,8 @@ class LoggerHook(Hook):
             return
         tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
         runner.logger.info(line)
-        runner.visualizer.add_scalars(tag, step=runner.iter + 1, file_path=self.json_log_path)
+        self._last_step = runner.iter + 1
+        runner.visualizer.add_scalars(tag, step=self._last_step, file_path=self.json_log_path)
 
     def after_val_iter(
         self,
@@ -201,6 +206,22 @@ class LoggerHook(Hook):
             runner.logger.info(f"The file {path} has been uploaded to {target}.")
         if not self.keep_local:
             self._remove_local(runner)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return with which records of the visualizer a resumed run goes on."""
+        visualizer = self._visualizer
+        has_state = hasattr(visualizer, "state_dict")
+        return {
+            "version": 1,
+            "last_step": self._last_step,
+            "visualizer": visualizer.state_dict() if has_state else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the visualizer go on with its records."""
+        self._last_step = int(state.get("last_step", 0))
+        if state.get("visualizer") and hasattr(self._visualizer, "load_state_dict"):
+            self._visualizer.load_state_dict(state["visualizer"], step=self._last_step)
 
     def _remove_local(self, runner: RunnerLike) -> None:
         # An open file cannot be removed everywhere.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.registry import HOOKS
 from mmx.version import __version__
 
@@ -27,6 +28,9 @@ class RuntimeInfoHook(Hook):
 
     def __init__(self) -> None:
         self._last_loop_stage: str | None = None
+        # The optimizer of `_wrapper` where reading its rate is all that `get_lr` would do.
+        self._wrapper: Any = None
+        self._plain_optimizer: Any = None
 
     def before_run(self, runner: RunnerLike) -> None:
         """Tell what the run is."""
@@ -48,8 +52,9 @@ class RuntimeInfoHook(Hook):
         hub.update_info("max_epochs", runner.max_epochs)
         hub.update_info("max_iters", runner.max_iters)
         dataset = getattr(runner.train_dataloader, "dataset", None)
-        if hasattr(dataset, "metainfo"):
-            hub.update_info("dataset_meta", dataset.metainfo)
+        metainfo = getattr(dataset, "metainfo", None)
+        if metainfo is not None:
+            hub.update_info("dataset_meta", metainfo)
 
     def after_train(self, runner: RunnerLike) -> None:
         """Take the stage back."""
@@ -65,7 +70,14 @@ class RuntimeInfoHook(Hook):
         """Tell the iteration and its learning rates."""
         hub = runner.message_hub
         hub.update_info("iter", runner.iter)
-        rates = runner.optim_wrapper.get_lr()
+        wrapper = runner.optim_wrapper
+        if wrapper is not self._wrapper:
+            self._plain_optimizer = _optimizer_with_one_rate(wrapper)
+            self._wrapper = wrapper
+        if self._plain_optimizer is not None:
+            hub.update_scalar("train/lr", self._plain_optimizer.param_groups[0]["lr"])
+            return
+        rates = wrapper.get_lr()
         if not isinstance(rates, dict):
             raise TypeError(
                 "`runner.optim_wrapper.get_lr()` should return a dict of learning rate when "
@@ -126,6 +138,14 @@ class RuntimeInfoHook(Hook):
                 runner.message_hub.update_scalar(f"{mode}/{name}", value)
             else:
                 runner.message_hub.update_info(f"{mode}/{name}", value)
+
+
+def _optimizer_with_one_rate(wrapper: Any) -> Any:
+    """Return the optimizer of a wrapper whose ``get_lr`` is the usual one and has one entry."""
+    method = getattr(type(wrapper), "get_lr", None)
+    if method is not BaseOptimWrapper.get_lr or "get_lr" in vars(wrapper):
+        return None
+    return wrapper.optimizer if set(wrapper.get_lr()) == {"lr"} else None
 
 
 def _is_scalar(value: Any) -> bool:

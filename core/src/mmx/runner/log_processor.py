@@ -264,7 +264,7 @@ class LogProcessor:
                     f"{cfg['data_src']!r}"
                 )
             source = cfg["data_src"]
-            name = cfg.get("log_name", source)
+            name = str(cfg.get("log_name", source))
             if name in set_by:
                 raise ValueError(
                     f"Found duplicate {name} for {source}. Please check your `custom_cfg` for "

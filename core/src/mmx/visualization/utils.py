@@ -42,7 +42,7 @@ def value2list(value: Any, valid_type: Types, expand_dim: int) -> list[Any]:
     """Return ``value`` repeated ``expand_dim`` times if it is of ``valid_type``, else as it is."""
     if isinstance(value, valid_type):
         return [value] * expand_dim
-    return value  # type: ignore[no-any-return]  # a list, by contract
+    return value
 
 
 def check_type(name: str, value: Any, valid_type: Types) -> None:
@@ -172,7 +172,8 @@ def wait_continue(figure: Figure, timeout: float = 0, continue_key: str = " ") -
             figure.canvas.stop_event_loop()
 
     names = ("key_press_event", "close_event")
-    cids = [figure.canvas.mpl_connect(name, handle) for name in names]
+    connect: Any = figure.canvas.mpl_connect
+    cids = [connect(name, handle) for name in names]
     try:
         figure.canvas.start_event_loop(timeout)
     finally:

@@ -392,7 +392,7 @@ class Visualizer(ManagerMixin):
             raise ValueError(f"The shape of `positions` should be (N, 2), but got {points.shape}")
         colors = color_val_matplotlib(colors)  # type: ignore[arg-type,assignment]  # lists of one kind
         area = None if sizes is None else tensor2ndarray(sizes)
-        self.ax_save.scatter(points[:, 0], points[:, 1], c=colors, s=area, marker=marker)  # type: ignore[arg-type]  # matplotlib takes None
+        self.ax_save.scatter(points[:, 0], points[:, 1], c=colors, s=area, marker=marker)
         return self
 
     def draw_texts(
