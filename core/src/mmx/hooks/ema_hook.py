@@ -59,6 +59,9 @@ class EMAHook(Hook):
         # A disabled hook leaves checkpoints alone: there is no training that made an average.
         self.enabled_by_epoch = begin_epoch > 0
 
+    # Whether the model holds the average.
+    _swapped = False
+
     def before_run(self, runner: RunnerLike) -> None:
         """Make the averaged model from the model."""
         model = runner.model
@@ -121,6 +124,15 @@ class EMAHook(Hook):
         """Put the weights back."""
         self._swap_ema_parameters()
 
+    def abort_val(self, runner: RunnerLike) -> None:
+        """Put the weights back after a validation that was given up."""
+        if self._swapped:
+            self._swap_ema_parameters()
+
+    def abort_test(self, runner: RunnerLike) -> None:
+        """Put the weights back after a test that was given up."""
+        self.abort_val(runner)
+
     def before_save_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Save the average as the weights, and the weights beside it."""
         checkpoint["ema_state_dict"] = self.ema_model.state_dict()
@@ -161,6 +173,7 @@ class EMAHook(Hook):
             kept = ours.data.clone()
             ours.data.copy_(theirs.data)
             theirs.data.copy_(kept)
+        self._swapped = not self._swapped
 
     def _swap_ema_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Exchange the weights and the average in a checkpoint."""
