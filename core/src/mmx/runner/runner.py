@@ -807,7 +807,9 @@ class Runner:
                 self._need_step("val")
                 self._val_loop = self.build_val_loop(self._val_loop)
             self._begin_run()
-            self._init_model_weights()
+            if not self._has_loaded:
+                # Weights that were loaded or trained before stay.
+                self._init_model_weights()
             self.load_or_resume()
             checkpointing.begin_accumulation(self)
             self._maybe_compile("train_step")
