@@ -11,7 +11,9 @@ from mmx_registry.registry import Registry, is_config
 from mmx_registry.scope import DefaultScope, current
 
 logger = logging.getLogger("mmx_registry")
-_is_enabled_for = logger.isEnabledFor
+# What the logger remembers of `isEnabledFor`; asking it directly takes a third of the time. Without
+# an entry, which is so after every change of logging, the logger is asked.
+_levels: dict[int, bool] = getattr(logger, "_cache", {})
 _DEBUG = logging.DEBUG
 
 
@@ -40,21 +42,37 @@ def build_from_cfg(cfg: Any, registry: Registry[Any], default_args: Any = None) 
         args = cfg.copy()
     else:
         args = _merge(cfg, registry, default_args)
-    scope = args.pop("_scope_", None)
-    if scope is not None:
-        token = current.set(DefaultScope("_scope_", scope))
-        try:
-            return _build(cfg, args, _node(cfg, registry, scope))
-        finally:
-            current.reset(token)
+    if "_scope_" in args:
+        scope = args.pop("_scope_")
+        if scope is not None:
+            token = current.set(DefaultScope("_scope_", scope))
+            try:
+                return _build(cfg, args, _node(cfg, registry, scope))
+            finally:
+                current.reset(token)
     bound = current.get()
     if bound is None or bound._scope_name == registry._scope:
-        return _build(cfg, args, registry)
+        node = registry
+    else:
+        try:
+            node = registry._nodes[bound._scope_name]
+        except KeyError:
+            node = _node(cfg, registry, bound._scope_name)
+    # As `_build`, once more: a call would take a tenth of the whole.
+    kind = make = None
     try:
-        node = registry._nodes[bound._scope_name]
-    except KeyError:
-        node = _node(cfg, registry, bound._scope_name)
-    return _build(cfg, args, node)
+        kind = args.pop("type")
+        try:
+            make = node._makers[kind]
+        except (KeyError, TypeError):
+            make = _maker(node, kind)
+        built = make(**args)
+    except Exception as error:
+        _explain(error, cfg, kind, make, args, node)
+        raise
+    if _levels.get(_DEBUG, True) and logger.isEnabledFor(_DEBUG):
+        _log_build(make)
+    return built
 
 
 def _node(cfg: Any, registry: Registry[Any], scope: str) -> Registry[Any]:
@@ -77,21 +95,36 @@ def _build(cfg: Any, args: dict[str, Any], node: Registry[Any]) -> Any:
             make = _maker(node, kind)
         built = make(**args)
     except Exception as error:
-        if kind is None and isinstance(error, KeyError):
-            error = _no_type(cfg)
-        from mmx_registry import explain
-
-        explain.annotate(error, cfg, kind, make, args, node)
-        if isinstance(error, ConfigKeyError):
-            raise error from None
+        _explain(error, cfg, kind, make, args, node)
         raise
-    if _is_enabled_for(_DEBUG):
-        logger.debug(
-            "An `%s` instance is built from registry, and its implementation can be found in %s",
-            getattr(make, "__name__", make),
-            getattr(make, "__module__", "?"),
-        )
+    if _levels.get(_DEBUG, True) and logger.isEnabledFor(_DEBUG):
+        _log_build(make)
     return built
+
+
+def _explain(
+    error: Exception, cfg: Any, kind: Any, make: Any, args: dict[str, Any], node: Registry[Any]
+) -> None:
+    """Add a note to an error that says where in the config it happened.
+
+    Raises:
+        ConfigKeyError: In place of the KeyError of a config without ``type``.
+    """
+    from mmx_registry import explain
+
+    if kind is None and isinstance(error, KeyError):
+        missing = _no_type(cfg)
+        explain.annotate(missing, cfg, kind, make, args, node)
+        raise missing from None
+    explain.annotate(error, cfg, kind, make, args, node)
+
+
+def _log_build(make: Any) -> None:
+    logger.debug(
+        "An `%s` instance is built from registry, and its implementation can be found in %s",
+        getattr(make, "__name__", make),
+        getattr(make, "__module__", "?"),
+    )
 
 
 def _maker(node: Registry[Any], kind: Any) -> Callable[..., Any]:
@@ -104,7 +137,7 @@ def _maker(node: Registry[Any], kind: Any) -> Callable[..., Any]:
         raise ArgumentTypeError(f"type must be a str or valid type, but got {type(kind)}")
     makers = node._makers
     obj: Any = node.resolve(kind)
-    if _is_enabled_for(_DEBUG):
+    if logger.isEnabledFor(_DEBUG):
         logger.debug(
             'Get class `%s` from "%s" registry in "%s"',
             getattr(obj, "__name__", obj),

@@ -28,6 +28,9 @@ from typing import Any
 # Part of every cache key: increase it when entries change their meaning.
 FORMAT = 1
 
+# Locations with more files than this are parsed bit by bit; see `LocationIndex`.
+AT_ONCE = 32
+
 REGISTER = frozenset({"register_module", "_register_module"})
 
 
@@ -72,22 +75,105 @@ class Opaque:
 
 
 class LocationIndex:
-    """The registrations of one location."""
+    """The registrations of one location.
 
-    __slots__ = ("entries", "failures", "location", "opaque")
+    Files of a large location that are not in the cache are parsed when a name that stands in their
+    text is asked for, or when everything is.
+    """
+
+    __slots__ = (
+        "_cache_file",
+        "_entries",
+        "_failures",
+        "_lock",
+        "_opaque",
+        "_pending",
+        "_rows",
+        "location",
+    )
 
     def __init__(
         self,
         location: str,
-        entries: dict[str, list[Entry]],
+        cache_file: Path,
+        rows: list[tuple[_Source, list[Any]]],
+        pending: list[_Source],
         opaque: list[Opaque],
-        failures: list[tuple[str, str]],
     ) -> None:
         self.location = location
-        self.entries = entries
-        self.opaque = opaque
+        self._cache_file = cache_file
+        self._rows = {source.file: row for source, row in rows}
+        self._pending = pending
+        self._entries: dict[str, list[Entry]] = {}
+        self._opaque = opaque
         # (file, why it could not be parsed)
-        self.failures = failures
+        self._failures: list[tuple[str, str]] = []
+        # Guards parsing; `_entries` only grows, by single operations.
+        self._lock = threading.Lock()
+        for source, row in rows:
+            self._take(source, row[2])
+
+    def _take(self, source: _Source, scan: dict[str, Any]) -> None:
+        for name, target, line, conditional, qualname in scan["found"]:
+            self._entries.setdefault(name, []).append(
+                Entry(name, target, source.module, source.file, line, conditional, qualname)
+            )
+        for target, line in scan["opaque"]:
+            self._opaque.append(Opaque(target, source.module, source.file, line))
+        if scan["error"]:
+            self._failures.append((source.file, scan["error"]))
+
+    def _parse(self, name: str | None) -> None:
+        """Parse pending files: those that hold a name, or all."""
+        with self._lock:
+            left: list[_Source] = []
+            done = False
+            for source in self._pending:
+                text = _read(source)
+                if text is None:
+                    self._opaque.append(Opaque("", source.module, source.file, 1))
+                    continue
+                if name is not None and name not in (
+                    text if isinstance(text, str) else text.decode("utf-8", "replace")
+                ):
+                    left.append(source)
+                    continue
+                scan = scan_source(text, source.module, source.is_package)
+                self._rows[source.file] = [source.size, source.mtime_ns, scan]
+                self._take(source, scan)
+                done = True
+            self._pending = left
+            if done:
+                _save_cache(self._cache_file, self._rows)
+
+    def find(self, name: str) -> list[Entry]:
+        """Return the registrations of a name."""
+        found = self._entries.get(name)
+        if found is None and self._pending:
+            self._parse(name)
+            found = self._entries.get(name)
+        return found or []
+
+    @property
+    def entries(self) -> dict[str, list[Entry]]:
+        """All registrations by name."""
+        if self._pending:
+            self._parse(None)
+        return self._entries
+
+    @property
+    def opaque(self) -> list[Opaque]:
+        """The files that may register more than parsing can tell."""
+        if self._pending:
+            self._parse(None)
+        return self._opaque
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """(file, why it could not be parsed)."""
+        if self._pending:
+            self._parse(None)
+        return self._failures
 
 
 # --------------------------------------------------------------------------- parsing
@@ -107,6 +193,9 @@ class _Scanner:
         self.found: list[tuple[str, str, int, bool, str]] = []
         # target, line
         self.opaque: list[tuple[str, int]] = []
+        # How many registering calls were seen, and what was passed over unseen.
+        self.calls = 0
+        self.passed_over: list[ast.AST] = []
 
     # -- names
 
@@ -142,8 +231,13 @@ class _Scanner:
 
     # -- statements
 
-    def scan(self, tree: ast.Module) -> None:
+    def scan(self, tree: ast.Module, mentions: int) -> None:
+        """Collect from a module whose text mentions registering so many times."""
         self._body(tree.body, conditional=False)
+        # Walking through all bodies takes longer than parsing; mostly there is nothing in them.
+        if mentions > self.calls:
+            for node in self.passed_over:
+                self._nested(node)
 
     def _body(self, body: Sequence[ast.stmt], *, conditional: bool) -> None:
         for node in body:
@@ -158,7 +252,7 @@ class _Scanner:
             self.definitions.add(node.name)
             for decorator in node.decorator_list:
                 self._decorator(decorator, node, conditional)
-            self._nested(node)
+            self.passed_over.append(node)
         elif isinstance(node, ast.Assign):
             self._assign(node.targets, node.value)
             self._expression(node.value, conditional)
@@ -216,6 +310,7 @@ class _Scanner:
         if not isinstance(node, ast.Call):
             return None
         if isinstance(node.func, ast.Attribute) and node.func.attr in REGISTER:
+            self.calls += 1
             return self._target(node.func.value), node
         if isinstance(node.func, ast.Name):
             # `reg = MODELS.register_module; @reg()`
@@ -365,7 +460,7 @@ def scan_source(source: bytes | str, module: str, is_package: bool) -> dict[str,
         # Importing the file, if a name leads there, raises the error itself.
         return {"found": [], "opaque": [["", 1]], "error": f"{type(error).__name__}: {error}"}
     scanner = _Scanner(module, is_package)
-    scanner.scan(tree)
+    scanner.scan(tree, source.count(marker))  # type: ignore[arg-type]  # both of one type
     return {
         "found": [list(row) for row in scanner.found],
         "opaque": [list(row) for row in dict(scanner.opaque).items()],
@@ -626,37 +721,22 @@ def _build(location: str) -> LocationIndex | None:
     origin = spec.origin or (next(iter(roots), "") if roots is not None else "")
     cache_file = _cache_file(location, origin)
     cached = _load_cache(cache_file)
-    rows: dict[str, list[Any]] = {}
-    entries: dict[str, list[Entry]] = {}
-    opaque: list[Opaque] = []
-    failures: list[tuple[str, str]] = []
-    changed = False
+    rows: list[tuple[_Source, list[Any]]] = []
+    pending: list[_Source] = []
     for source in walk(spec):
         row = cached.get(source.file)
         if row is None or row[0] != source.size or row[1] != source.mtime_ns:
-            text = _read(source)
-            if text is None:
-                opaque.append(Opaque("", source.module, source.file, 1))
-                continue
-            row = [
-                source.size,
-                source.mtime_ns,
-                scan_source(text, source.module, source.is_package),
-            ]
-            changed = True
-        rows[source.file] = row
-        scan = row[2]
-        for name, target, line, conditional, qualname in scan["found"]:
-            entries.setdefault(name, []).append(
-                Entry(name, target, source.module, source.file, line, conditional, qualname)
-            )
-        for target, line in scan["opaque"]:
-            opaque.append(Opaque(target, source.module, source.file, line))
-        if scan["error"]:
-            failures.append((source.file, scan["error"]))
-    if not rows and not opaque:
+            pending.append(source)
+        else:
+            rows.append((source, row))
+    opaque = []
+    if not rows and not pending:
         # No source, such as a compiled module: only importing it can tell.
         opaque.append(Opaque("", location, spec.origin or "", 1))
-    if changed or len(rows) != len(cached):
-        _save_cache(cache_file, rows)
-    return LocationIndex(location, entries, opaque, failures)
+    found = LocationIndex(location, cache_file, rows, pending, opaque)
+    if len(pending) <= AT_ONCE:
+        found._parse(None)
+    if len(rows) < len(cached) and not pending:
+        # Files are gone.
+        _save_cache(cache_file, found._rows)
+    return found

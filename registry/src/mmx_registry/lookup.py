@@ -274,7 +274,7 @@ def _entries(node: Registry[Any], name: str) -> list[Entry]:
         found = index.index_of(location)
         if found is None:
             continue
-        for entry in found.entries.get(name, ()):
+        for entry in found.find(name):
             match = _matches(entry.target, node)
             if match:
                 certain.append(entry)

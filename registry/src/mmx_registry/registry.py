@@ -371,7 +371,9 @@ class Registry(Generic[T]):
         """
         if self._mixed:
             return self._build_mixed(cfg, args, kwargs)  # type: ignore[no-any-return]  # by registration
-        return self.build_func(cfg, *args, **kwargs, registry=self)  # type: ignore[no-any-return]  # by registration
+        if args or kwargs:
+            return self.build_func(cfg, *args, **kwargs, registry=self)  # type: ignore[no-any-return]  # by registration
+        return self.build_func(cfg, registry=self)  # type: ignore[no-any-return]  # by registration
 
     def _build_mixed(self, cfg: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Build in a tree whose nodes build differently: the node switched to says how.
