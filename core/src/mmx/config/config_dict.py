@@ -87,7 +87,7 @@ class ConfigDict(dict[Any, Any]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not issubclass(cls, _Watchful):
+        if "_public" not in vars(cls):
             cls._prepare()
 
     @classmethod
@@ -370,7 +370,7 @@ class _Watchful(ConfigDict):
     need it are of this class: those with lazy objects, and with keys that `Config` has methods for.
     """
 
-    _public: type[ConfigDict]
+    _public: type[ConfigDict] = ConfigDict
 
     @classmethod
     def _class(cls) -> Any:

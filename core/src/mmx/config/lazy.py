@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -214,3 +215,19 @@ class LazyCallError(RuntimeError, TypeError):
             f"dict(type={lazy}, ...) for what is to be built, or set `lazy_import=False`"
         )
         self.lazy = lazy
+
+
+@contextmanager
+def read_base() -> Iterator[None]:
+    """Mark the imports of a pure-Python config that are its bases: ``with read_base():``."""
+    yield
+
+
+def is_lazy_config(text: str) -> bool:
+    """Whether a text is a pure-Python config."""
+    return "read_base" in text
+
+
+def run_lazy(*args: Any) -> Any:
+    """Run a pure-Python config."""
+    raise NotImplementedError
