@@ -1,5 +1,6 @@
 import collections
 import enum
+import io
 import os
 import pickle
 import resource
@@ -8,7 +9,6 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -223,12 +223,13 @@ class FailingDisk:
         return counted
 
     def open(self, path: Path, mode: str) -> object:
-        file = open(path, mode)  # noqa: SIM115  # the caller closes it
-        proxy = mock.MagicMock(wraps=file)
-        proxy.write = self.wrap(file.write)
-        proxy.__enter__.return_value = proxy
-        proxy.__exit__.side_effect = lambda *error: file.close()
-        return proxy
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, data: object) -> int:
+                return disk.wrap(super().write)(data)
+
+        return File(path, mode)
 
 
 def save_error(new: dict, path: Path, fail_at: int) -> tuple[CheckpointError | None, int]:

@@ -62,6 +62,7 @@ def test_wrappers_inside_do_not_show_either(wrapper: type[nn.Module]) -> None:
     assert torch.equal(other.conv.weight, expected["conv.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_a_compiled_module_is_seen_through() -> None:
     net = Net()
     assert unwrap(torch.compile(net)) is net

@@ -116,7 +116,7 @@ def _explained(filename: str) -> Iterator[None]:
     """Turn what ``torch.load`` raises into an error that says what to do about the file."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global|class|function) ['`]?([\w.]+)", str(error))
@@ -136,6 +136,7 @@ def _explained(filename: str) -> Iterator[None]:
     except (
         RuntimeError,
         EOFError,
+        OSError,
         zipfile.BadZipFile,
         KeyError,
         ValueError,
