@@ -136,6 +136,8 @@ class BaseStrategy(metaclass=ABCMeta):
             log_file: Where it writes; by default ``<log_dir>/<timestamp>.log``.
             **kwargs: Further arguments of :class:`~mmx.logging.MMLogger`.
         """
+        if MMLogger.check_instance_created(self._experiment_name):
+            return MMLogger.get_instance(self._experiment_name)
         if log_file is None:
             log_file = os.path.join(self._log_dir, f"{self._timestamp}.log")
         return MMLogger.get_instance(
