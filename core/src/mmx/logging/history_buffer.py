@@ -490,6 +490,17 @@ class HistoryBuffer:
             )
         return np.int64(logs[0]) if self._int_logs else logs[0]
 
+    def peek(self, window_size: int) -> float | None:
+        """Return the mean of the latest numbers that have been read already, None without any.
+
+        Unlike all other statistics it leaves tensors on their device.
+        """
+        values = [v for v in self._tail[-window_size:] if isinstance(v, int | float)]
+        missing = window_size - len(values)
+        if missing > 0:
+            values = [*self._logs.last(missing), *values]
+        return float(sum(values) / len(values)) if values else None
+
     # Copying and saving -----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

@@ -313,6 +313,14 @@ class MessageHub(ManagerMixin):
             )
         return self._log_scalars[key]
 
+    def peek(self, key: str, window_size: int) -> float | None:
+        """Return the mean of the latest numbers that have been read already, None without any.
+
+        Nothing is waited for and nothing is changed, so that another thread may ask.
+        """
+        buffer = self._log_scalars.get(key)
+        return None if buffer is None else buffer.peek(window_size)
+
     @property
     def log_scalars(self) -> OrderedDict[str, HistoryBuffer]:
         """All histories, by name."""
