@@ -391,6 +391,31 @@ def test_an_error_deep_in_a_config_shows_the_whole_path(nested):
     assert len(caught.value.__notes__) == 1, "one note that grows, not one for each level"
 
 
+def test_the_line_of_a_python_config_is_told(nested, tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "x = 1\n"
+        "model = dict(\n"
+        "    type='Model',\n"
+        "    backbone=dict(type='Backbone', init_cfg=dict(type='Init')),\n"
+        "    heads=[\n"
+        "        dict(type='Backbone', init_cfg=dict(type='Init')),\n"
+        "        {'type': 'Backbone',\n"
+        "         'init_cfg': dict(type='Init', val=1)},\n"
+        "    ],\n"
+        ")\n"
+    )
+    namespace = {}
+    exec(file.read_text(), namespace)
+    with pytest.raises(TypeError) as caught, config_path("model", str(file)):
+        nested.build(namespace["model"])
+    assert "'model.heads[1].init_cfg'" in notes(caught.value)
+    assert f"written in {file}:8" in notes(caught.value)
+    with pytest.raises(TypeError) as caught, config_path("model", "config.yaml"):
+        nested.build(namespace["model"])
+    assert "written in config.yaml" in notes(caught.value)
+
+
 def test_items_of_lists_have_their_index_in_the_path(nested):
     good = dict(type="Backbone", init_cfg=dict(type="Init"))
     bad = dict(type="Backbone", init_cfg=dict(type="Init", value=float("nan")))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -299,10 +300,17 @@ def annotate(
 
 
 @contextmanager
-def config_path(key: str) -> Iterator[None]:
+def config_path(key: str, file: str | None = None) -> Iterator[None]:
     """Put a key before the config path in the notes of errors raised inside the ``with`` block.
 
-    Whoever builds a part of a larger config says which: ``with config_path("model"): …``.
+    Whoever builds a part of a larger config says which, and in which file it is written::
+
+        with config_path("model", cfg.filename):
+            model = MODELS.build(cfg.model)
+
+    Args:
+        key: The key of the part.
+        file: The file that the whole config was read from; of a Python file, the line is told too.
     """
     try:
         yield
@@ -310,8 +318,53 @@ def config_path(key: str) -> Iterator[None]:
         trail = getattr(error, "__mmx_trail__", None)
         if isinstance(trail, _Trail):
             trail.keys.insert(0, key)
+            if file:
+                line = line_of(file, trail.keys)
+                trail.detail.append(f"written in {file}:{line}" if line else f"written in {file}")
             trail.write(error)
         raise
+
+
+def line_of(file: str, keys: Sequence[str]) -> int:
+    """Return the line (1-based) where a Python config sets a nested key, or 0 if it does not.
+
+    Args:
+        file: The file.
+        keys: Keys from the outermost inwards; an index of a list is written ``"[2]"``.
+    """
+    try:
+        with open(file, encoding="utf-8") as stream:
+            tree = ast.parse(stream.read())
+    except (OSError, ValueError, SyntaxError):
+        return 0
+    line = 0
+    value: ast.expr | None = None
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == keys[0] for t in node.targets
+        ):
+            line, value = node.lineno, node.value
+    for key in keys[1:]:
+        found: ast.expr | None = None
+        if isinstance(value, ast.Call):
+            found = next((k.value for k in value.keywords if k.arg == key), None)
+        elif isinstance(value, ast.Dict):
+            found = next(
+                (
+                    item
+                    for name, item in zip(value.keys, value.values, strict=True)
+                    if isinstance(name, ast.Constant) and name.value == key
+                ),
+                None,
+            )
+        elif isinstance(value, (ast.List, ast.Tuple)) and key.strip("[]").isdigit():
+            position = int(key.strip("[]"))
+            found = value.elts[position] if position < len(value.elts) else None
+        if found is None:
+            # Further in it is computed, or inherited from another file.
+            break
+        line, value = found.lineno, found
+    return line
 
 
 def _title(kind: Any) -> str:

@@ -299,6 +299,17 @@ def test_users_trust_packages_by_name():
     assert MODELS.get("json.JSONDecoder") is json.JSONDecoder
 
 
+def test_text_configs_may_import_trusted_packages_and_usable_plugins(monkeypatch):
+    from mmx.registry import is_trusted_package
+
+    assert [
+        is_trusted_package(name)
+        for name in ("torch.nn", "mmx.models", "mmx_toy.model", "os", "mmx_toys")
+    ] == [True, True, True, False, False]
+    monkeypatch.setenv("MMX_TRUST", "mine")
+    assert is_trusted_package("mine.models")
+
+
 # --------------------------------------------------------------------------- plugins
 
 

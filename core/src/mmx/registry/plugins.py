@@ -89,6 +89,24 @@ def trust_packages(*packages: str) -> None:
     trust.add(*packages)
 
 
+def is_trusted_package(name: str) -> bool:
+    """Whether a config that is only text may import or name parts of a package.
+
+    Trusted are mmx, torch, the plugins that may be used, and what the user trusts (``--trust``,
+    ``MMX_TRUST``, `trust_packages`). Nothing is imported.
+
+    Args:
+        name: A package or module, such as ``"mmx_vision.models"``.
+    """
+    if trust.is_trusted(name):
+        return True
+    package = name.partition(".")[0]
+    return any(
+        plugin.package == package and plugin.state in ("enabled", "active")
+        for plugin in plugins.states()
+    )
+
+
 def configure_plugins(cfg: Mapping[str, Any] | None) -> None:
     """Choose plugins as the ``plugins`` entry of a config says.
 
