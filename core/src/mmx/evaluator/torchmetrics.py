@@ -176,12 +176,12 @@ def _field(sample: Any, path: str) -> Any:
 
 def _stack(values: list[Any]) -> Any:
     """Return a batch of the samples' values."""
+    if values and isinstance(values[0], np.ndarray):
+        values = [torch.from_numpy(value) for value in values]
     first = values[0] if values else None
     if isinstance(first, torch.Tensor):
         # Labels come as shape (1,) and as scalars.
         return torch.stack([v.reshape(()) if v.numel() == 1 and v.ndim <= 1 else v for v in values])
-    if isinstance(first, np.ndarray):
-        return torch.from_numpy(np.stack(values))
     if isinstance(first, (bool, int, float, np.number)):
         return torch.tensor(values)
     return values
