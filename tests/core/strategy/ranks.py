@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -49,6 +50,7 @@ def make_model():
 def make_runner(directory, *, epochs=2, launcher="pytorch", batch_size=4, **more):
     from mmx.runner import Runner
 
+    more.setdefault("optim_wrapper", dict(optimizer=dict(type="Adam", lr=0.01)))
     return Runner(
         make_model(),
         directory,
@@ -59,7 +61,6 @@ def make_runner(directory, *, epochs=2, launcher="pytorch", batch_size=4, **more
             collate_fn=dict(type="default_collate"),
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=dict(optimizer=dict(type="Adam", lr=0.01)),
         randomness=dict(seed=2),
         launcher=launcher,
         env_cfg=dict(dist_cfg=dict(backend="gloo")),
@@ -142,6 +143,29 @@ def non_finite(directory, rank):
     inner.parse_losses = spoilt
     runner.train()
     return {"skipped": hook.skipped, "weights": whole_weights(runner)}
+
+
+def accumulating(directory, rank):
+    """Stopped and resumed in the middle of an accumulation, where ranks have different sums."""
+    settings = dict(
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=4),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=1)),
+    )
+
+    from mmx.hooks import Hook
+
+    class Stop(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 6:
+                raise ZeroDivisionError
+
+    straight = make_runner(directory + "-straight", **settings)
+    straight.train()
+    with contextlib.suppress(ZeroDivisionError):
+        make_runner(directory, custom_hooks=[Stop()], **settings).train()
+    resumed = make_runner(directory, resume=True, **settings)
+    resumed.train()
+    return {"straight": whole_weights(straight), "resumed": whole_weights(resumed)}
 
 
 def worker(rank, scenario, directory, port):

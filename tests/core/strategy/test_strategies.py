@@ -218,6 +218,12 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(tmp_path):
     assert close(first["weights"], second["weights"], 0)
 
 
+def test_each_rank_takes_up_its_own_part_of_an_accumulation(tmp_path):
+    first, second = on_two_ranks("accumulating", tmp_path)
+    assert close(first["straight"], first["resumed"], 0)
+    assert close(second["straight"], second["resumed"], 0)
+
+
 def test_deepspeed_absent_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     strategy = DeepSpeedStrategy(work_dir=str(tmp_path), train_micro_batch_size_per_gpu=2)

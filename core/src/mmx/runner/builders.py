@@ -15,6 +15,7 @@ from mmx.registry import (
     LOG_PROCESSORS,
     LOOPS,
     VISUALIZERS,
+    DefaultScope,
 )
 from mmx.runner.base_loop import BaseLoop
 from mmx.runner.log_processor import LogProcessor
@@ -108,7 +109,7 @@ def build_train_loop(loop: Any, **parts: Any) -> BaseLoop:
     if "type" in config and "by_epoch" in config:
         raise LoopConfigError("Only one of `type` or `by_epoch` can exist in `loop_cfg`.")
     if "type" in config:
-        return LOOPS.build(config, default_args=parts)
+        return LOOPS.build(config, default_args=_kept_in_scope(config, parts))
     if "by_epoch" not in config:
         raise MissingLoopKindError(
             f"train_cfg needs 'by_epoch' or the 'type' of a loop, but got {config!r}"
@@ -117,6 +118,27 @@ def build_train_loop(loop: Any, **parts: Any) -> BaseLoop:
     return _construct(
         EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop, "train_cfg", config, parts
     )
+
+
+def _kept_in_scope(config: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the runner's parts so that a loop's ``_scope_`` does not reach into them.
+
+    ``_scope_`` switches the scope for one dict and what is in it. The loader and the evaluator are
+    handed to the loop by the runner; their types mean the runner's scope, wherever the loop is from.
+    """
+    current = DefaultScope.get_current_instance()
+    if "_scope_" not in config or current is None:
+        return parts
+    return {name: _with_scope(part, current.scope_name) for name, part in parts.items()}
+
+
+def _with_scope(part: Any, scope: str) -> Any:
+    if isinstance(part, Mapping):
+        inner = {key: _with_scope(value, scope) for key, value in part.items()}
+        return {"_scope_": scope, **inner} if "type" in inner else inner
+    if type(part) in (list, tuple):
+        return type(part)(_with_scope(item, scope) for item in part)
+    return part
 
 
 def build_eval_loop(loop: Any, kind: type[BaseLoop], name: str, **parts: Any) -> BaseLoop:
@@ -135,7 +157,7 @@ def build_eval_loop(loop: Any, kind: type[BaseLoop], name: str, **parts: Any) ->
         raise TypeError(f"{word} should be a Loop object or dict, but got {loop!r}")
     config = dict(copied(loop))
     if "type" in config:
-        return LOOPS.build(config, default_args=parts)
+        return LOOPS.build(config, default_args=_kept_in_scope(config, parts))
     return _construct(kind, name, config, parts)
 
 

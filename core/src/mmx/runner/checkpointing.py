@@ -220,28 +220,32 @@ def _stateful(hooks: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor] | None:
-    """Return the gradients summed up so far, None where no accumulation is under way."""
+    """Return this rank's part of an accumulation that is under way, None if there is none to save.
+
+    One process finds its gradients in the optimizer wrapper's own state; several have a sum each,
+    of which that state, saved by rank 0, holds only the first.
+    """
     wrappers = (
         list(runner.optim_wrapper.values())
         if isinstance(runner.optim_wrapper, OptimWrapperDict)
         else [runner.optim_wrapper]
     )
-    if not any(_is_accumulating(wrapper) for wrapper in wrappers):
+    if get_world_size() == 1 or not any(_is_accumulating(wrapper) for wrapper in wrappers):
         return None
     return {
-        name: parameter.grad.detach().clone()
+        name: _local(parameter.grad).detach().cpu().clone()
         for name, parameter in unwrap(runner.model).named_parameters()
         if parameter.grad is not None
     }
 
 
 def _is_accumulating(wrapper: Any) -> bool:
-    counts = getattr(wrapper, "_accumulative_counts", 1)
-    if not isinstance(counts, int) or counts <= 1:
-        return False
-    done = getattr(wrapper, "_inner_count", 0)
-    last = getattr(wrapper, "_max_counts", -1)
-    return done % counts != 0 and done != last
+    return getattr(wrapper, "accumulated_gradients", lambda: None)() is not None
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's shard of a sharded tensor, and others as they are."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 # Loading ------------------------------------------------------------------------------------
@@ -460,8 +464,11 @@ def _resume_gradients(runner: Runner, gradients: dict[str, torch.Tensor] | None)
     if not gradients:
         return
     for name, parameter in unwrap(runner.model).named_parameters():
-        if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+        if name not in gradients:
+            continue
+        grad = torch.zeros_like(parameter)
+        _local(grad).copy_(gradients[name])
+        parameter.grad = grad
 
 
 def begin_accumulation(runner: Runner) -> None:
