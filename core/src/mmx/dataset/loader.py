@@ -188,7 +188,8 @@ def _function(cfg: Any, key: str) -> Callable[..., Any] | None:
         )
     arguments = dict(cfg)
     kind = arguments.pop("type", None)
-    function: Any = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+    with FUNCTIONS.switch_scope_and_registry(arguments.pop("_scope_", None)) as functions:
+        function: Any = functions.get(kind) if isinstance(kind, str) else kind
     if not callable(function):
         raise TypeError(
             f"type of {key} should be string or callable object, but got {type(kind)} "
