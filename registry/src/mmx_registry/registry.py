@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from mmx_registry.errors import (
     ArgumentTypeError,
@@ -16,7 +16,13 @@ from mmx_registry.errors import (
 )
 from mmx_registry.scope import DefaultScope, current
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    # The default, not in the standard library before 3.13, lets plugins write `Registry("model")`.
+    from typing_extensions import TypeVar as _DefaultTypeVar
+
+    T = _DefaultTypeVar("T", default=Any)
+else:
+    T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Guards every change of a tree: registering, adding children, dropping caches. Reading takes no

@@ -224,4 +224,4 @@ class AsyncCheckpointSaver:
         if any(s.device.type != "cpu" for s in sources):
             torch.accelerator.synchronize()
         self._buffers = used  # buffers of tensors that are gone are freed
-        return staged  # type: ignore[no-any-return]  # a dict in, a dict out
+        return staged

@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         """Import a command; one that is not ours may be a plugin's."""
         if cmd_name in COMMANDS:
             module, attribute, _ = COMMANDS[cmd_name]
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # by the table
+            return getattr(importlib.import_module(module), attribute)
         known = super().get_command(ctx, cmd_name)
         return known if known is not None else _plugin_commands().get(cmd_name)
 
@@ -56,9 +56,9 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], [*COMMANDS, *_plugin_commands()], n=1)
-            if near and "Did you mean" not in error.message:
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            if not near or "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing any command."""

@@ -259,7 +259,7 @@ class CheckpointHook(Hook):
             print_log(f"Saving checkpoint at {runner.iter + 1} iterations", logger=runner.logger)
             self._save_checkpoint(runner)
 
-    def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None) -> None:
+    def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Save the best checkpoint if a metric improved."""
         if not metrics:
             print_log(

@@ -69,7 +69,7 @@ class EarlyStoppingHook(Hook):
                 f"can end it; {type(runner.train_loop).__name__} has none."
             )
 
-    def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None) -> None:
+    def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Count this validation and stop training if it is time.
 
         Raises:

@@ -75,7 +75,7 @@ class ImageClassifier(BaseModel):
         """Return what the head takes, ``(N, C)``."""
         return self.neck(self.backbone(inputs))
 
-    def forward(
+    def forward(  # type: ignore[override]  # labels of images are one tensor
         self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = "tensor"
     ) -> Any:
         """Run the model.

@@ -78,7 +78,7 @@ class ResNet(BaseModule):
         init_cfg: How to initialise; the default is He's for convolutions, one for norms.
     """
 
-    depths = {
+    depths: dict[int, tuple[str, tuple[int, ...]]] = {
         18: ("basic", (2, 2, 2, 2)),
         34: ("basic", (3, 4, 6, 3)),
         50: ("bottleneck", (3, 4, 6, 3)),
