@@ -1,11 +1,12 @@
-"""Moving the parameter schedulers on."""
+"""Stepping parameter schedulers as training goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmx.hooks.hook import DATA_BATCH, Hook
-from mmx.optim import _ParamScheduler
+from mmx.optim.scheduler.rebuild import rebuild_schedulers
 from mmx.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -14,58 +15,90 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class ParamSchedulerHook(Hook):
-    """Step schedulers by iteration after each iteration, those by epoch after each epoch.
+    """Steps the schedulers: by iteration after each one, by epoch after each one.
 
-    Schedulers that look at a metric are stepped after validation.
+    Schedulers that go by metrics count epochs too, and get the metrics after each validation.
+
+    Args:
+        on_changed_settings: What happens if a run is resumed with other settings of a scheduler
+            than were saved, for example for more epochs. ``'keep'``: the saved ones go on, and a
+            warning names the difference. ``'rebuild'``: the values become those that this run's
+            settings give at the present step, and follow them from there.
+
+    Raises:
+        ValueError: ``on_changed_settings`` is neither.
     """
 
     priority = "LOW"
 
-    def before_train(self, runner: RunnerLike) -> None:
-        """Sort the schedulers once: the loop then steps only those that are due."""
-        self._sort(runner)
+    def __init__(self, on_changed_settings: str = "keep") -> None:
+        if on_changed_settings not in ("keep", "rebuild"):
+            raise ValueError(
+                "on_changed_settings should be 'keep' or 'rebuild', but got "
+                f"{on_changed_settings!r}"
+            )
+        self.on_changed_settings = on_changed_settings
 
-    def _sort(self, runner: RunnerLike) -> None:
-        groups = runner.param_schedulers or []
-        lists = list(groups.values()) if isinstance(groups, dict) else [groups]
-        for schedulers in lists:
-            if not isinstance(schedulers, list):
-                raise TypeError(
-                    "runner.param_schedulers should be list of ParamScheduler or a dict containing list of "
-                    f"ParamScheduler, but got {runner.param_schedulers}"
-                )
-        self._by_iter = [s for part in lists for s in part if not s.by_epoch]
-        self._by_epoch = [s for part in lists for s in part if s.by_epoch]
-        self._source = groups
+    def before_train(self, runner: RunnerLike) -> None:
+        """Follow this run's settings from here on if that is wanted and a resumed run had others."""
+        if self.on_changed_settings == "keep":
+            return
+        for schedulers in _lists(runner):
+            changed = [s for s in schedulers if s.changed_settings()]
+            if changed:
+                rebuild_schedulers(schedulers, _epoch_length(runner))
+                names = ", ".join(type(scheduler).__name__ for scheduler in changed)
+                runner.logger.info(f"{names} follow this run's settings from here on")
 
     def after_train_iter(
         self,
         runner: RunnerLike,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
+        outputs: Sequence[Any] | dict[str, Any] | None = None,
     ) -> None:
-        """Step the schedulers that count iterations."""
-        if runner.param_schedulers is not getattr(self, "_source", self):
-            self._sort(runner)
-        for scheduler in self._by_iter:
-            scheduler.step()
+        """Step the schedulers by iteration."""
+        for schedulers in _lists(runner):
+            for scheduler in schedulers:
+                if not scheduler.by_epoch:
+                    scheduler.step()
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
-        """Step the schedulers that count epochs."""
-        if runner.param_schedulers is not getattr(self, "_source", self):
-            self._sort(runner)
-        for scheduler in self._by_epoch:
-            scheduler.step()
+        """Step the schedulers by epoch."""
+        for schedulers in _lists(runner):
+            for scheduler in schedulers:
+                if scheduler.by_epoch:
+                    scheduler.step()
 
     def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
-        """Step the schedulers that look at a metric."""
-        if metrics is None or runner.param_schedulers is None:
+        """Give the metrics to the schedulers that go by them."""
+        if metrics is None:
             return
-        if runner.param_schedulers is not getattr(self, "_source", self):
-            self._sort(runner)
-        for scheduler in self._by_epoch:
-            if isinstance(scheduler, _ParamScheduler) and getattr(
-                scheduler, "need_val_args", False
-            ):
-                scheduler.step(metrics)  # type: ignore[call-arg]  # of those that need them
+        for schedulers in _lists(runner):
+            for scheduler in schedulers:
+                if scheduler.by_epoch and getattr(scheduler, "need_val_args", False):
+                    step: Callable[[Any], None] = scheduler.step
+                    step(metrics)
+
+
+def _lists(runner: RunnerLike) -> Iterator[list[Any]]:
+    """Yield the list of schedulers of each optimizer."""
+    schedulers = runner.param_schedulers
+    if schedulers is None:
+        return
+    if isinstance(schedulers, list):
+        yield schedulers
+    elif isinstance(schedulers, dict):
+        yield from schedulers.values()
+    else:
+        raise TypeError(
+            "runner.param_schedulers should be list of ParamScheduler or a dict containing list of "
+            f"ParamScheduler, but got {schedulers}"
+        )
+
+
+def _epoch_length(runner: RunnerLike) -> int | None:
+    try:
+        return len(runner.train_dataloader)
+    except TypeError:
+        return None

@@ -1,4 +1,4 @@
-"""Optimizer wrappers, their construction, and schedulers."""
+"""Optimizers, their wrappers, and schedulers of their settings."""
 
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mmx.optim.scheduler.momentum_scheduler import ExponentialMomentum as ExponentialMomentum
     from mmx.optim.scheduler.momentum_scheduler import LinearMomentum as LinearMomentum
     from mmx.optim.scheduler.momentum_scheduler import MultiStepMomentum as MultiStepMomentum
+    from mmx.optim.scheduler.momentum_scheduler import OneCycleMomentum as OneCycleMomentum
     from mmx.optim.scheduler.momentum_scheduler import PolyMomentum as PolyMomentum
     from mmx.optim.scheduler.momentum_scheduler import (
         ReduceOnPlateauMomentum as ReduceOnPlateauMomentum,
@@ -68,37 +69,20 @@ if TYPE_CHECKING:
     )
     from mmx.optim.scheduler.param_scheduler import StepParamScheduler as StepParamScheduler
     from mmx.optim.scheduler.param_scheduler import _ParamScheduler as _ParamScheduler
+    from mmx.optim.scheduler.rebuild import rebuild_schedulers as rebuild_schedulers
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "optimizer.amp_optimizer_wrapper": [
-                "AmpOptimWrapper",
-            ],
-            "optimizer.apex_optimizer_wrapper": [
-                "ApexOptimWrapper",
-            ],
-            "optimizer.base": [
-                "BaseOptimWrapper",
-            ],
-            "optimizer.builder": [
-                "build_optim_wrapper",
-            ],
-            "optimizer.default_constructor": [
-                "DefaultOptimWrapperConstructor",
-            ],
-            "optimizer.layer_decay_constructor": [
-                "LayerDecayOptimWrapperConstructor",
-            ],
-            "optimizer.optimizer_wrapper": [
-                "OptimWrapper",
-            ],
-            "optimizer.optimizer_wrapper_dict": [
-                "OptimWrapperDict",
-            ],
-            "optimizer.zero_optimizer": [
-                "ZeroRedundancyOptimizer",
-            ],
+            "optimizer.amp_optimizer_wrapper": ["AmpOptimWrapper"],
+            "optimizer.apex_optimizer_wrapper": ["ApexOptimWrapper"],
+            "optimizer.base": ["BaseOptimWrapper"],
+            "optimizer.builder": ["build_optim_wrapper"],
+            "optimizer.default_constructor": ["DefaultOptimWrapperConstructor"],
+            "optimizer.layer_decay_constructor": ["LayerDecayOptimWrapperConstructor"],
+            "optimizer.optimizer_wrapper": ["OptimWrapper"],
+            "optimizer.optimizer_wrapper_dict": ["OptimWrapperDict"],
+            "optimizer.zero_optimizer": ["ZeroRedundancyOptimizer"],
             "scheduler.lr_scheduler": [
                 "ConstantLR",
                 "CosineAnnealingLR",
@@ -118,11 +102,13 @@ else:
                 "ExponentialMomentum",
                 "LinearMomentum",
                 "MultiStepMomentum",
+                "OneCycleMomentum",
                 "PolyMomentum",
                 "ReduceOnPlateauMomentum",
                 "StepMomentum",
             ],
             "scheduler.param_scheduler": [
+                "_ParamScheduler",
                 "ConstantParamScheduler",
                 "CosineAnnealingParamScheduler",
                 "CosineRestartParamScheduler",
@@ -133,7 +119,8 @@ else:
                 "PolyParamScheduler",
                 "ReduceOnPlateauParamScheduler",
                 "StepParamScheduler",
-                "_ParamScheduler",
             ],
+            "scheduler.rebuild": ["rebuild_schedulers"],
         },
     )
+    __all__ += ["OPTIMIZERS", "OPTIM_WRAPPER_CONSTRUCTORS"]

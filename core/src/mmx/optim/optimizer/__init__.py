@@ -1,4 +1,4 @@
-"""Optimizer wrappers and their construction."""
+"""Optimizers, and the wrappers that accumulate, clip and mix precision around them."""
 
 from typing import TYPE_CHECKING
 
@@ -26,32 +26,15 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "amp_optimizer_wrapper": [
-                "AmpOptimWrapper",
-            ],
-            "apex_optimizer_wrapper": [
-                "ApexOptimWrapper",
-            ],
-            "base": [
-                "BaseOptimWrapper",
-            ],
-            "builder": [
-                "build_optim_wrapper",
-            ],
-            "default_constructor": [
-                "DefaultOptimWrapperConstructor",
-            ],
-            "layer_decay_constructor": [
-                "LayerDecayOptimWrapperConstructor",
-            ],
-            "optimizer_wrapper": [
-                "OptimWrapper",
-            ],
-            "optimizer_wrapper_dict": [
-                "OptimWrapperDict",
-            ],
-            "zero_optimizer": [
-                "ZeroRedundancyOptimizer",
-            ],
+            "amp_optimizer_wrapper": ["AmpOptimWrapper"],
+            "apex_optimizer_wrapper": ["ApexOptimWrapper"],
+            "base": ["BaseOptimWrapper"],
+            "builder": ["build_optim_wrapper"],
+            "default_constructor": ["DefaultOptimWrapperConstructor"],
+            "layer_decay_constructor": ["LayerDecayOptimWrapperConstructor"],
+            "optimizer_wrapper": ["OptimWrapper"],
+            "optimizer_wrapper_dict": ["OptimWrapperDict"],
+            "zero_optimizer": ["ZeroRedundancyOptimizer"],
         },
     )
+    __all__ += ["OPTIMIZERS", "OPTIM_WRAPPER_CONSTRUCTORS"]

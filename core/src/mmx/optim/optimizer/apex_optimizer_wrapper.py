@@ -77,16 +77,12 @@ class ApexOptimWrapper(OptimWrapper):
                 self._initialised = True
             yield
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state and, under ``apex_amp``, that of apex."""
-        state = super().state_dict()
-        state["apex_amp"] = self._amp.state_dict()
-        return state
+    def extra_state_dict(self) -> dict[str, Any]:
+        """Return what is saved beside the optimizer's state: under ``apex_amp`` that of apex."""
+        return {**super().extra_state_dict(), "apex_amp": self._amp.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state that :meth:`state_dict` gave."""
-        state_dict = dict(state_dict)
-        apex = state_dict.pop("apex_amp", None)
-        if apex is not None:
-            self._amp.load_state_dict(apex)
-        super().load_state_dict(state_dict)
+    def load_extra_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`extra_state_dict` returned; what is missing stays as it is."""
+        super().load_extra_state_dict(state_dict)
+        if "apex_amp" in state_dict:
+            self._amp.load_state_dict(state_dict["apex_amp"])

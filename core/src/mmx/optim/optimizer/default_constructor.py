@@ -1,64 +1,82 @@
-"""Parameter groups with learning rates and weight decays of their own."""
+"""Which parameters an optimizer gets, and with which settings."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import GroupNorm, LayerNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.optim import Optimizer
 
 from mmx.logging import print_log
-from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 from mmx.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from mmx.utils import is_list_of
-from mmx.utils.dl_utils import mmcv_full_available
 
-_KEYS = (
-    "custom_keys",
-    "lr_mult",
-    "bias_lr_mult",
-    "bias_decay_mult",
-    "norm_decay_mult",
-    "flat_decay_mult",
-    "dwconv_decay_mult",
-    "dcn_offset_lr_mult",
-    "bypass_duplicate",
-    "merge_groups",
-    "decay_mult",
-)
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+# By name: the packages that have them are not ours to import.
+_DEFORMABLE = frozenset({"DeformConv2d", "ModulatedDeformConv2d"})
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DefaultOptimWrapperConstructor:
-    """Build an optimizer wrapper, with one parameter group for each parameter that has settings.
+    """Builds the optimizer of a model, with settings by kind and name of parameter, and wraps it.
 
-    ``paramwise_cfg`` may hold
+    Without ``paramwise_cfg`` all parameters share the optimizer's settings. With it each
+    parameter that requires a gradient has a group of its own, whose learning rate and weight
+    decay are those of the optimizer times a coefficient. The first that applies counts:
 
-    - ``custom_keys``: part of a parameter's name -> dict with ``lr_mult``, ``decay_mult`` or other
-      settings of its group. Of several keys that fit the longest counts, and among equally long
-      ones the first in alphabetical order; other rules then do not apply to the parameter.
-    - ``bias_lr_mult``, ``bias_decay_mult``: for biases, but for those of normalisation layers and of
-      offset layers of deformable convolutions.
-    - ``norm_decay_mult``: decay of weights and biases of normalisation layers.
-    - ``flat_decay_mult``: decay of other parameters with one dimension.
-    - ``dwconv_decay_mult``: decay of depth-wise convolutions.
-    - ``dcn_offset_lr_mult``: learning rate of offset layers of deformable convolutions.
-    - ``bypass_duplicate``: take a parameter that appears twice only once; else torch raises.
-    - ``merge_groups``: put parameters of equal settings into one group: the same update, with
-      fewer and faster steps.
+    - ``custom_keys``: text -> dict. It applies to parameters whose full name contains the text;
+      the longest text that matches wins, then the first in alphabetical order. The dict has
+      ``lr_mult``, ``decay_mult`` and any other setting of the group.
+    - ``dcn_offset_lr_mult``: learning rate of the offset layer of deformable convolutions.
+    - ``bias_lr_mult``: learning rate of biases, except those of norms and in deformable
+      convolutions.
+    - ``norm_decay_mult``: weight decay of weights and biases of batch, instance, group and layer
+      norms.
+    - ``bias_decay_mult``: weight decay of other biases, except in deformable convolutions.
+    - ``dwconv_decay_mult``: weight decay of depth-wise 2-d convolutions.
+    - ``flat_decay_mult``: weight decay of other 1-d parameters, except in deformable convolutions.
+    - ``lr_mult``, ``decay_mult``: learning rate and weight decay of the rest.
+
+    Two more keys are switches, off by default:
+
+    - ``bypass_duplicate``: skip parameters that occur a second time, which else are an error.
+    - ``merge_groups``: parameters with equal settings share a group. The updates are the same;
+      with fewer groups they are faster.
 
     Args:
-        optim_wrapper_cfg: Config of the wrapper: ``optimizer`` and its other arguments.
-        paramwise_cfg: Rules; None puts all parameters into one group.
+        optim_wrapper_cfg: Settings of the optimizer wrapper: ``type`` (default
+            ``'OptimWrapper'``), ``optimizer`` (a dict with the ``type`` and arguments of the
+            optimizer) and arguments of the wrapper.
+        paramwise_cfg: See above.
 
     Raises:
-        TypeError: An argument is of another type.
-        ValueError: The optimizer is missing, or a rule needs a learning rate or decay that is not given.
+        TypeError: An argument is no dict.
+        ValueError: ``optimizer`` is missing, or a coefficient has nothing to multiply.
     """
+
+    #: What ``paramwise_cfg`` may have. A subclass that sets its own has its users warned of others.
+    keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "lr_mult",
+            "decay_mult",
+            "bias_lr_mult",
+            "bias_decay_mult",
+            "norm_decay_mult",
+            "flat_decay_mult",
+            "dwconv_decay_mult",
+            "dcn_offset_lr_mult",
+            "bypass_duplicate",
+            "custom_keys",
+            "merge_groups",
+        }
+    )
 
     def __init__(
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
@@ -66,201 +84,310 @@ class DefaultOptimWrapperConstructor:
         if not isinstance(optim_wrapper_cfg, dict):
             raise TypeError(f"optimizer_cfg should be a dict, but got {type(optim_wrapper_cfg)}")
         if "optimizer" not in optim_wrapper_cfg:
-            raise ValueError('`optim_wrapper_cfg` must contain "optimizer" config')
+            raise ValueError(
+                '`optim_wrapper_cfg` must contain "optimizer" config, for example '
+                f"optimizer=dict(type='SGD', lr=0.1), but has {sorted(optim_wrapper_cfg)}"
+            )
         self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer")
+        if not isinstance(self.optimizer_cfg, dict):
+            raise TypeError(
+                "optimizer should be a dict with the type and arguments of an optimizer, but got "
+                f"{type(self.optimizer_cfg)}"
+            )
         self.paramwise_cfg = {} if paramwise_cfg is None else paramwise_cfg
-        is_built = isinstance(self.optimizer_cfg, torch.optim.Optimizer)
-        self.base_lr = None if is_built else self.optimizer_cfg.get("lr", None)
-        self.base_wd = None if is_built else self.optimizer_cfg.get("weight_decay", None)
+        self.base_lr = self.optimizer_cfg.get("lr", None)
+        self.base_wd = self.optimizer_cfg.get("weight_decay", None)
         self._validate_cfg()
+        # Of a walk through the model that is under way.
+        self._lines: list[str] | None = None
+        self._seen: tuple[list[dict[str, Any]], int, set[int]] = ([], 0, set())
 
     def _validate_cfg(self) -> None:
         if not isinstance(self.paramwise_cfg, dict):
             raise TypeError(
                 f"paramwise_cfg should be None or a dict, but got {type(self.paramwise_cfg)}"
             )
-        unknown = [key for key in self.paramwise_cfg if key not in _KEYS]
-        if unknown:
-            from difflib import get_close_matches
-
-            near = get_close_matches(unknown[0], _KEYS, n=1)
-            print_log(
-                f"paramwise_cfg has the unknown key {unknown[0]!r}, which does nothing"
-                + (f"; did you mean {near[0]!r}?" if near else ""),
-                logger="current",
-                level=logging.WARNING,
+        custom_keys = self.paramwise_cfg.get("custom_keys", {})
+        if not isinstance(custom_keys, dict):
+            raise TypeError(
+                f"If specified, custom_keys must be a dict, but got {type(custom_keys)}"
             )
-        if "custom_keys" in self.paramwise_cfg:
-            custom = self.paramwise_cfg["custom_keys"]
-            if not isinstance(custom, dict):
+        for key, settings in custom_keys.items():
+            if not isinstance(settings, dict):
                 raise TypeError(
-                    "If specified, custom_keys must be a dict, "
-                    f"but got {type(self.paramwise_cfg['custom_keys'])}"
+                    f"custom_keys[{key!r}] should be a dict such as dict(lr_mult=0.1), but got "
+                    f"{settings!r}"
                 )
-            if self.base_wd is None:
-                for key, settings in custom.items():
-                    if "decay_mult" in settings:
-                        raise ValueError(
-                            f"base_wd should not be None: custom_keys[{key!r}] sets decay_mult, so the optimizer needs "
-                            "a weight_decay"
-                        )
-        for name in ("bias_decay_mult", "norm_decay_mult", "flat_decay_mult", "dwconv_decay_mult"):
-            if name in self.paramwise_cfg and self.base_wd is None:
-                raise ValueError(
-                    f"base_wd should not be None: {name} is set, so the optimizer needs a weight_decay"
+        decays = ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+        self._need("weight_decay", "base_wd", self.base_wd, (*decays, "decay_mult"))
+        rates = ("bias_lr_mult", "dcn_offset_lr_mult")
+        self._need("lr", "base_lr", self.base_lr, (*rates, "lr_mult"))
+        if "keys" in vars(type(self)):
+            unknown = sorted(set(self.paramwise_cfg) - self.keys)
+            if unknown:
+                print_log(
+                    f"paramwise_cfg has keys that do nothing: {unknown}. Known are "
+                    f"{sorted(self.keys)}",
+                    logger="current",
+                    level=logging.WARNING,
                 )
+
+    def _need(self, setting: str, name: str, base: Any, coefficients: tuple[str, ...]) -> None:
+        """Raise if there are coefficients, the last of which also in custom keys, and no base."""
+        if base is not None:
+            return
+        used = [key for key in coefficients if self.paramwise_cfg.get(key) is not None]
+        used += [
+            f"custom_keys[{key!r}]"
+            for key, settings in self.paramwise_cfg.get("custom_keys", {}).items()
+            if coefficients[-1] in settings
+        ]
+        if used:
+            raise ValueError(
+                f"{name} should not be None: paramwise_cfg has {', '.join(used)}, which multiplies "
+                f"the optimizer's {setting}, and that is not set"
+            )
 
     def _is_in(self, param_group: dict[str, Any], param_group_list: list[dict[str, Any]]) -> bool:
-        if not is_list_of(param_group_list, dict):
-            raise TypeError("param_group_list must be a list of dicts")
-        param = set(param_group["params"])
-        return any(not param.isdisjoint(group["params"]) for group in param_group_list)
+        """Tell whether a parameter of the group is in one of the groups of the list."""
+        groups, number, ids = self._seen
+        if groups is not param_group_list or number > len(param_group_list):
+            number, ids = 0, set()
+        for group in param_group_list[number:]:
+            ids.update(map(id, group["params"]))
+        self._seen = (param_group_list, len(param_group_list), ids)
+        return not ids.isdisjoint(map(id, param_group["params"]))
 
     def add_params(
         self,
         params: list[dict[str, Any]],
         module: nn.Module,
         prefix: str = "",
-        is_dcn_module: bool | int | float | None = None,
+        is_dcn_module: int | float | None = None,
     ) -> None:
-        """Add the parameters of a module and of its parts to a list of groups.
+        """Append the groups of all parameters of a module to ``params``.
 
         Args:
-            params: Groups, extended in place.
-            module: Module.
-            prefix: Its name in the model.
-            is_dcn_module: Whether it is part of a deformable convolution.
+            params: The list of groups, changed in place.
+            module: The module.
+            prefix: Name of the module in the model.
+            is_dcn_module: Whether the module is part of a deformable convolution.
         """
-        seen = {param for group in params for param in group["params"]}
-        self._add_params(params, module, prefix, is_dcn_module, seen)
+        outermost = self._lines is None
+        if self._lines is None:
+            self._lines = []
+        try:
+            self._add_own_params(params, module, prefix, bool(is_dcn_module))
+            is_dcn = any(cls.__name__ in _DEFORMABLE for cls in type(module).__mro__)
+            for name, child in module.named_children():
+                child_prefix = f"{prefix}.{name}" if prefix else name
+                self.add_params(params, child, prefix=child_prefix, is_dcn_module=is_dcn)
+        finally:
+            if outermost:
+                # One record: a thousand take longer than building the optimizer.
+                if self._lines:
+                    print_log("\n".join(self._lines), logger="current")
+                self._lines = None
 
-    def _add_params(
-        self,
-        params: list[dict[str, Any]],
-        module: nn.Module,
-        prefix: str,
-        is_dcn_module: Any,
-        seen: set[Any],
+    def _add_own_params(
+        self, params: list[dict[str, Any]], module: nn.Module, prefix: str, is_dcn: bool
     ) -> None:
-        custom_keys: dict[str, dict[str, Any]] = self.paramwise_cfg.get("custom_keys", {})
-        # Alphabetically, then stably by length: the longest first.
-        sorted_keys = sorted(sorted(custom_keys), key=len, reverse=True)
-        bias_lr_mult = self.paramwise_cfg.get("bias_lr_mult")
-        bias_decay_mult = self.paramwise_cfg.get("bias_decay_mult")
-        norm_decay_mult = self.paramwise_cfg.get("norm_decay_mult")
-        dwconv_decay_mult = self.paramwise_cfg.get("dwconv_decay_mult")
-        flat_decay_mult = self.paramwise_cfg.get("flat_decay_mult")
         bypass_duplicate = self.paramwise_cfg.get("bypass_duplicate", False)
-        dcn_offset_lr_mult = self.paramwise_cfg.get("dcn_offset_lr_mult")
-        is_norm = isinstance(
-            module,
-            (
-                nn.modules.batchnorm._BatchNorm,
-                nn.modules.instancenorm._InstanceNorm,
-                GroupNorm,
-                LayerNorm,
-            ),
-        )
-        is_dwconv = isinstance(module, nn.Conv2d) and module.in_channels == module.groups
         for name, param in module.named_parameters(recurse=False):
             group: dict[str, Any] = {"params": [param]}
             full_name = f"{prefix}.{name}" if prefix else name
-            if bypass_duplicate and param in seen:
+            if bypass_duplicate and self._is_in(group, params):
                 print_log(
-                    f"{prefix} is duplicate. It is skipped since bypass_duplicate={bypass_duplicate}",
+                    f"{full_name} is duplicate. It is skipped since "
+                    f"bypass_duplicate={bypass_duplicate}",
                     logger="current",
                     level=logging.WARNING,
                 )
                 continue
-            seen.add(param)
             if not param.requires_grad:
-                # Kept, so that it is updated once it is unfrozen.
-                params.append(group)
+                print_log(
+                    f"{full_name} is skipped since its requires_grad={param.requires_grad}",
+                    logger="current",
+                    level=logging.WARNING,
+                )
                 continue
-            key = next((key for key in sorted_keys if key in full_name), None)
-            if key is not None:
-                settings = custom_keys[key]
-                if self.base_lr is not None:
-                    group["lr"] = self.base_lr * settings.get("lr_mult", 1.0)
-                if self.base_wd is not None:
-                    group["weight_decay"] = self.base_wd * settings.get("decay_mult", 1.0)
-                # Multipliers stay in the group too: schedulers of one's own may read them.
+            settings = self._custom_settings(f"{prefix}.{name}")
+            if settings is None:
+                settings = self._settings_by_kind(name, param, module, prefix, is_dcn)
+            settings = self._adjusted(full_name, settings)
+            if settings:
                 group.update(settings)
-            else:
-                if name == "bias" and not (is_norm or is_dcn_module) and bias_lr_mult is not None:
-                    group["lr"] = self.base_lr * bias_lr_mult
-                if (
-                    "conv_offset" in prefix
-                    and is_dcn_module
-                    and dcn_offset_lr_mult is not None
-                    and isinstance(module, nn.Conv2d)
-                ):
-                    group["lr"] = self.base_lr * dcn_offset_lr_mult
-                if self.base_wd is not None:
-                    if is_norm and norm_decay_mult is not None:
-                        group["weight_decay"] = self.base_wd * norm_decay_mult
-                    elif name == "bias" and not is_dcn_module and bias_decay_mult is not None:
-                        group["weight_decay"] = self.base_wd * bias_decay_mult
-                    elif is_dwconv and dwconv_decay_mult is not None:
-                        group["weight_decay"] = self.base_wd * dwconv_decay_mult
-                    elif param.ndim == 1 and not is_dcn_module and flat_decay_mult is not None:
-                        group["weight_decay"] = self.base_wd * flat_decay_mult
+                if self._lines is not None:
+                    self._lines += [
+                        f"paramwise_options -- {full_name}:{key}={value}"
+                        for key, value in settings.items()
+                    ]
             params.append(group)
-            for setting, value in group.items():
-                if setting != "params":
-                    print_log(
-                        f"paramwise_options -- {full_name}:{setting}={value}",
-                        logger="current",
-                        level=logging.DEBUG,
-                    )
-        if mmcv_full_available():
-            from mmcv.ops import DeformConv2d, ModulatedDeformConv2d  # type: ignore[import-not-found,unused-ignore]
 
-            is_dcn_module = isinstance(module, (DeformConv2d, ModulatedDeformConv2d))
-        else:
-            is_dcn_module = False
-        for child_name, child in module.named_children():
-            child_prefix = f"{prefix}.{child_name}" if prefix else child_name
-            self._add_params(params, child, child_prefix, is_dcn_module, seen)
+    def _adjusted(self, full_name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a parameter's group; for subclasses to change them."""
+        return settings
 
-    def __call__(self, model: nn.Module) -> BaseOptimWrapper:
-        """Build the wrapper for a model, wrapped or not."""
-        if hasattr(model, "module"):
-            model = cast(nn.Module, model.module)
-        settings = dict(self.optim_wrapper_cfg)
-        settings.setdefault("type", OptimWrapper)
-        if isinstance(self.optimizer_cfg, torch.optim.Optimizer):
-            wrapper: BaseOptimWrapper = OPTIM_WRAPPERS.build(
-                settings, default_args={"optimizer": self.optimizer_cfg}
-            )
-            return wrapper
-        optimizer_cfg: dict[str, Any] = dict(copy.deepcopy(self.optimizer_cfg))
-        if not self.paramwise_cfg or set(self.paramwise_cfg) == {"merge_groups"}:
-            optimizer_cfg["params"] = model.parameters()
-            optimizer = OPTIMIZERS.build(optimizer_cfg)
+    def _custom_settings(self, full_name: str) -> dict[str, Any] | None:
+        custom_keys = self.paramwise_cfg.get("custom_keys")
+        if not custom_keys:
+            return None
+        matches = [key for key in custom_keys if key in full_name]
+        if not matches:
+            return None
+        chosen = custom_keys[min(matches, key=lambda key: (-len(key), key))]
+        settings: dict[str, Any] = {}
+        if self.base_lr is not None:
+            settings["lr"] = self.base_lr * chosen.get("lr_mult", 1.0)
+        if self.base_wd is not None:
+            settings["weight_decay"] = self.base_wd * chosen.get("decay_mult", 1.0)
+        return {**settings, **chosen}
+
+    def _settings_by_kind(
+        self, name: str, param: torch.Tensor, module: nn.Module, prefix: str, is_dcn: bool
+    ) -> dict[str, Any]:
+        coefficient = self.paramwise_cfg.get
+        is_norm = isinstance(module, _NORMS)
+        settings: dict[str, Any] = {}
+
+        lr_mult = coefficient("lr_mult")
+        bias_lr_mult = coefficient("bias_lr_mult")
+        if name == "bias" and not is_norm and not is_dcn and bias_lr_mult is not None:
+            lr_mult = bias_lr_mult
+        offset_lr_mult = coefficient("dcn_offset_lr_mult")
+        if (
+            is_dcn
+            and offset_lr_mult is not None
+            and "conv_offset" in prefix
+            and isinstance(module, nn.Conv2d)
+        ):
+            lr_mult = offset_lr_mult
+        if lr_mult is not None:
+            settings["lr"] = self.base_lr * lr_mult
+
+        if self.base_wd is None:
+            return settings
+        norm, bias = coefficient("norm_decay_mult"), coefficient("bias_decay_mult")
+        depthwise, flat = coefficient("dwconv_decay_mult"), coefficient("flat_decay_mult")
+        if is_norm and norm is not None:
+            decay_mult = norm
+        elif name == "bias" and not is_dcn and bias is not None:
+            decay_mult = bias
+        elif (
+            depthwise is not None
+            and isinstance(module, nn.Conv2d)
+            and module.in_channels == module.groups
+        ):
+            decay_mult = depthwise
+        elif param.ndim == 1 and not is_dcn and flat is not None:
+            decay_mult = flat
         else:
-            params: list[dict[str, Any]] = []
-            self.add_params(params, model)
-            if self.paramwise_cfg.get("merge_groups", False):
-                params = merge_groups(params)
-            optimizer_cfg["params"] = params
-            optimizer = OPTIMIZERS.build(optimizer_cfg)
-        wrapper = OPTIM_WRAPPERS.build(settings, default_args={"optimizer": optimizer})
+            decay_mult = coefficient("decay_mult")
+        if decay_mult is not None:
+            settings["weight_decay"] = self.base_wd * decay_mult
+        return settings
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer of the model and wrap it.
+
+        Args:
+            model: The model, or a wrapper that holds it as ``module``.
+        """
+        model = getattr(model, "module", model)
+        wrapper_cfg = {"type": "OptimWrapper", **self.optim_wrapper_cfg}
+        optimizer_cfg = copy.copy(self.optimizer_cfg)
+        cls = self._optimizer_class()
+        # Not every optimizer calls it `params`.
+        argument = next(iter(inspect.signature(cls).parameters), "params")
         if self.paramwise_cfg:
-            # Groups have learning rates of their own: logs show the one that was asked for.
-            wrapper.base_param_settings = {"params": torch.tensor([0.0]), **optimizer.defaults}
+            groups: list[dict[str, Any]] = []
+            self.add_params(groups, model)
+            if self.paramwise_cfg.get("merge_groups", False):
+                groups = self._merged(groups)
+            optimizer_cfg[argument] = groups
+            if len(groups) > _MANY and _adds_groups_as_torch_does(cls):
+                optimizer_cfg["type"] = _builder_of_many_groups(cls)
+        else:
+            optimizer_cfg[argument] = model.parameters()
+        optimizer = OPTIMIZERS.build(optimizer_cfg)
+        wrapper: OptimWrapper = OPTIM_WRAPPERS.build(
+            wrapper_cfg, default_args={"optimizer": optimizer}
+        )
         return wrapper
 
+    def _optimizer_class(self) -> Any:
+        kind = self.optimizer_cfg.get("type")
+        if callable(kind):
+            return kind
+        if not isinstance(kind, str):
+            raise ValueError(
+                "optimizer should have a `type`, for example dict(type='SGD', lr=0.1), but is "
+                f"{self.optimizer_cfg}"
+            )
+        with OPTIMIZERS.switch_scope_and_registry(self.optimizer_cfg.get("_scope_")) as registry:
+            return registry.resolve(kind)
 
-def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return groups in which parameters of equal settings are together, in order of first appearance."""
-    merged: dict[str, dict[str, Any]] = {}
-    for group in groups:
-        settings = {k: v for k, v in group.items() if k != "params"}
-        key = repr(sorted(settings.items()))
-        if key in merged:
-            merged[key]["params"] = [*merged[key]["params"], *group["params"]]
-        else:
-            merged[key] = {**settings, "params": list(group["params"])}
-    return list(merged.values())
+    def _merged(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        base = {"lr": self.base_lr, "weight_decay": self.base_wd}
+        base = {name: value for name, value in base.items() if value is not None}
+        merged: dict[str, dict[str, Any]] = {}
+        for group in groups:
+            settings = {**base, **{k: v for k, v in group.items() if k != "params"}}
+            # The coefficients have done their work, and would tell equal groups apart.
+            settings.pop("lr_mult", None)
+            settings.pop("decay_mult", None)
+            key = repr(sorted(settings.items()))
+            if key in merged:
+                merged[key]["params"].extend(group["params"])
+            else:
+                merged[key] = {"params": list(group["params"]), **settings}
+        return list(merged.values())
+
+
+# From this many groups on, torch's own check for duplicates, whose time grows with the square of
+# their number, takes longer than building the optimizer.
+_MANY = 64
+
+
+def _adds_groups_as_torch_does(cls: Any) -> bool:
+    return (
+        isinstance(cls, type)
+        and issubclass(cls, Optimizer)
+        and cls.add_param_group is Optimizer.add_param_group
+    )
+
+
+def _builder_of_many_groups(cls: type[Optimizer]) -> Callable[..., Optimizer]:
+    """Return a function that builds the optimizer in time linear in the number of groups."""
+
+    def build(*args: Any, **kwargs: Any) -> Optimizer:
+        optimizer: Any = cls.__new__(cls)
+        seen: set[int] = set()
+
+        def add(group: dict[str, Any]) -> None:
+            # torch compares a new group to all earlier ones: it gets to see none.
+            earlier = optimizer.param_groups
+            optimizer.param_groups = []
+            try:
+                Optimizer.add_param_group(optimizer, group)
+                added = optimizer.param_groups
+            finally:
+                optimizer.param_groups = earlier
+            ids = {id(param) for item in added for param in item["params"]}
+            if not seen.isdisjoint(ids):
+                raise ValueError("some parameters appear in more than one parameter group")
+            seen.update(ids)
+            earlier.extend(added)
+
+        optimizer.__dict__["add_param_group"] = add
+        try:
+            optimizer.__init__(*args, **kwargs)
+        finally:
+            del optimizer.__dict__["add_param_group"]
+        built: Optimizer = optimizer
+        return built
+
+    build.__name__ = build.__qualname__ = cls.__name__
+    build.__module__ = cls.__module__
+    return build

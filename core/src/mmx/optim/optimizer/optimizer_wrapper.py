@@ -1,4 +1,4 @@
-"""The optimizer wrapper: accumulation and clipping of gradients around any optimizer."""
+"""The optimizer wrapper of single precision: accumulation and clipping of gradients."""
 
 from __future__ import annotations
 
@@ -7,34 +7,46 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from mmx.logging import MessageHub, print_log
-from mmx.optim.optimizer.base import BaseOptimWrapper
+from mmx.optim.optimizer.base import STATE_VERSION, BaseOptimWrapper
 from mmx.registry import OPTIM_WRAPPERS
 from mmx.utils.dl_utils import has_batch_norm
 
-_NO_CONTEXT = nullcontext()
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper(BaseOptimWrapper):
-    """Update parameters in ordinary precision.
+    """Updates parameters from a loss, with gradients accumulated and clipped as configured.
+
+    ``optim_wrapper.update_params(loss)`` is ``loss.backward()``, ``optimizer.step()`` and
+    ``optimizer.zero_grad()``; each is also there on its own.
+
+    Gradient accumulation sums the gradients of ``accumulative_counts`` iterations, the loss of
+    each divided by that number. If the length of training is known
+    (:meth:`initialize_count_status`, which the runner calls) and is no multiple of it, the last
+    iterations are averaged among themselves and end in a step too.
 
     Args:
-        optimizer: Optimizer.
-        accumulative_counts: Update the parameters every so many iterations, with the mean of their
-            gradients. What is left when the iterations of a run do not divide is updated with the
-            mean of the remainder, once :meth:`initialize_count_status` has said how many there are.
-        clip_grad: Arguments of ``clip_grad_norm_`` (``max_norm``, ``norm_type``) or, with
-            ``type='value'``, of ``clip_grad_value_`` (``clip_value``). The norm before clipping is
-            logged as ``grad_norm``.
+        optimizer: The optimizer.
+        accumulative_counts: Iterations per step of the optimizer. Lengths counted in iterations
+            (``max_iters``, schedulers with ``by_epoch=False``) count iterations, not steps.
+        clip_grad: None for no clipping, or a dict. With ``type='norm'`` (default): arguments of
+            :func:`torch.nn.utils.clip_grad_norm_`, such as ``max_norm``, ``norm_type`` and
+            ``error_if_nonfinite``; the norm before clipping is logged as ``grad_norm``. With
+            ``type='value'`` or ``clip_value``: arguments of
+            :func:`torch.nn.utils.clip_grad_value_`.
 
     Raises:
-        ValueError: ``accumulative_counts`` is below 1 or ``clip_grad`` is empty.
-        TypeError: An argument is of another type.
+        TypeError: ``optimizer`` is none, ``accumulative_counts`` is no integer or ``clip_grad`` no
+            dict.
+        ValueError: ``accumulative_counts`` is below 1, or ``clip_grad`` is of no known type or has
+            no arguments.
     """
 
     def __init__(
@@ -43,211 +55,282 @@ class OptimWrapper(BaseOptimWrapper):
         accumulative_counts: int = 1,
         clip_grad: dict[str, Any] | None = None,
     ) -> None:
-        if not isinstance(accumulative_counts, int) or accumulative_counts <= 0:
-            raise ValueError(
-                f"_accumulative_counts at least greater than or equal to 1, got {accumulative_counts!r}"
-            )
-        self._accumulative_counts = accumulative_counts
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, Optimizer) and not hasattr(optimizer, "param_groups"):
             raise TypeError(
-                f"optimizer must be a `torch.optim.Optimizer` instance, but got {type(optimizer)}"
+                f"`optimizer` should be a torch.optim.Optimizer, but got {type(optimizer).__name__}"
+            )
+        if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int):
+            raise TypeError(
+                f"accumulative_counts should be an int, but got {accumulative_counts!r}"
+            )
+        if accumulative_counts < 1:
+            raise ValueError(
+                "_accumulative_counts at least greater than or equal to 1, but got "
+                f"{accumulative_counts}"
             )
         super().__init__(optimizer)
-        self.clip_func: Callable[..., Any] | None = None
+        self._accumulative_counts = accumulative_counts
+        self.clip_func: Callable[..., torch.Tensor | None] | None = None
         self.grad_name = "grad_norm"
         self.clip_grad_kwargs: dict[str, Any] = {}
         if clip_grad is not None:
             self._set_clipping(clip_grad)
-        # How many calls of update_params there were, and how many there will be.
+        self._message_hub: MessageHub | None = None
+        # Iterations so far, and how many there will be (-1: unknown). The last `_remainder_counts`
+        # of them are fewer than a whole group.
         self._inner_count = 0
         self._max_counts = -1
-        # Iterations after the last full accumulation.
         self._remainder_counts = -1
-        self._last_counts = -1
-        # Whether a checkpoint brought back the gradients of an accumulation under way.
-        self._restored = False
 
     def _set_clipping(self, clip_grad: dict[str, Any]) -> None:
         if not isinstance(clip_grad, dict) or not clip_grad:
             raise TypeError(
                 "If `clip_grad` is not None, it should be a `dict` which is the arguments of "
-                "`torch.nn.utils.clip_grad_norm_` or clip_grad_value_`, such as dict(max_norm=1.0); "
+                "`torch.nn.utils.clip_grad_norm_` or clip_grad_value_`, such as dict(max_norm=1); "
                 f"got {clip_grad!r}"
             )
-        arguments = dict(clip_grad)
-        kind = arguments.pop("type", "norm")
+        kwargs = dict(clip_grad)
+        kind = kwargs.pop("type", "value" if "clip_value" in kwargs else "norm")
         if kind == "norm":
-            self.clip_func, self.grad_name = clip_grad_norm_, "grad_norm"
+            self.clip_func = clip_grad_norm_
         elif kind == "value":
-            self.clip_func, self.grad_name = clip_grad_value_, "grad_value"
+            self.clip_func = clip_grad_value_
+            self.grad_name = "grad_value"
         else:
             raise ValueError(f'type of clip_grad should be "norm" or "value" but got {kind}')
-        if not arguments:
-            raise ValueError("`clip_grad` should contain other arguments besides `type`.")
-        self.clip_grad_kwargs = arguments
+        if not kwargs:
+            raise ValueError(
+                "`clip_grad` should contain other arguments besides `type`. The arguments should "
+                "match with the `torch.nn.utils.clip_grad_norm_` or clip_grad_value_`"
+            )
+        self.clip_grad_kwargs = kwargs
+
+    @property
+    def message_hub(self) -> MessageHub:
+        """Where the norm of gradients is logged: the hub of the run that is under way."""
+        return self._message_hub or MessageHub.get_current_instance()
+
+    @message_hub.setter
+    def message_hub(self, value: MessageHub) -> None:
+        self._message_hub = value
 
     def update_params(
         self,
-        loss: Tensor,
+        loss: torch.Tensor,
         step_kwargs: dict[str, Any] | None = None,
         zero_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Go backward from a loss and, if it is time, update the parameters and clear gradients.
+        """Compute gradients of the loss, and if enough have been summed up, update parameters.
 
         Args:
-            loss: Scalar.
-            step_kwargs: For the optimizer's ``step``.
-            zero_kwargs: For the optimizer's ``zero_grad``.
+            loss: 0-d tensor, not yet divided by the number of accumulated iterations.
+            step_kwargs: Arguments of the optimizer's ``step``.
+            zero_kwargs: Arguments of the optimizer's ``zero_grad``.
         """
-        if self._accumulative_counts != 1:
-            loss = self.scale_loss(loss)
-        self.backward(loss)
+        self.backward(self.scale_loss(loss))
         if self.should_update():
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
 
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Go backward from a loss and count it."""
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Compute gradients. A subclass that overrides this adds 1 to ``_inner_count``.
+
+        Args:
+            loss: 0-d tensor.
+            **kwargs: Arguments of :meth:`torch.Tensor.backward`.
+        """
         loss.backward(**kwargs)
         self._inner_count += 1
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Clear the gradients."""
+        """Clear gradients.
+
+        Args:
+            **kwargs: Arguments of :meth:`torch.optim.Optimizer.zero_grad`.
+        """
         self.optimizer.zero_grad(**kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Clip the gradients, if so configured, and update the parameters."""
+        """Clip gradients if so configured, and update parameters.
+
+        Args:
+            **kwargs: Arguments of :meth:`torch.optim.Optimizer.step`.
+        """
         if self.clip_grad_kwargs:
             self._clip_grad()
         self.optimizer.step(**kwargs)
 
     def optim_context(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Return a context for the forward and backward pass of an iteration.
+        """Return the context of the forward pass.
 
-        In iterations that only accumulate, wrapped models do not synchronise their gradients.
+        While gradients accumulate, a distributed model does not average them over the ranks until
+        the iteration that ends in a step.
+
+        Args:
+            model: The model as it is called. It takes part if it has ``no_sync`` (distributed data
+                parallel) or ``set_requires_gradient_sync`` (fully sharded).
         """
-        if self._accumulative_counts != 1 and not self.should_sync():
-            no_sync = getattr(model, "no_sync", None)
-            if no_sync is not None:
-                context: AbstractContextManager[Any] = no_sync()
-                return context
-        return _NO_CONTEXT
+        if self._accumulative_counts == 1:
+            return _NOTHING
+        sync = self.should_sync()
+        if hasattr(model, "set_requires_gradient_sync"):
+            # Read in the backward pass, which may come after this context: it holds until the
+            # next iteration sets it.
+            model.set_requires_gradient_sync(sync)  # type: ignore[operator]  # fully_shard's method
+            return _NOTHING
+        if sync or not hasattr(model, "no_sync"):
+            return _NOTHING
+        context: AbstractContextManager[Any] = model.no_sync()  # type: ignore[operator]  # DDP's
+        return context
 
     def _clip_grad(self) -> None:
-        """Clip the gradients and log their norm (or the bound, for clipping by value)."""
+        """Clip the gradients and log their norm, which stays on its device until it is read."""
         params = [
             param
             for group in self.optimizer.param_groups
             for param in group["params"]
             if param.requires_grad and param.grad is not None
         ]
-        if not params:
+        if not params or self.clip_func is None:
             return
-        assert self.clip_func is not None
-        result = self.clip_func(params, **self.clip_grad_kwargs)
-        # Clipping by value returns nothing. The norm stays a tensor: no waiting for the device.
-        if result is not None and MessageHub._instance_dict:
-            MessageHub.get_current_instance().update_scalar(f"train/{self.grad_name}", result)
+        norm = self.clip_func(params, **self.clip_grad_kwargs)
+        # Clipping by value measures nothing.
+        if norm is not None:
+            self.message_hub.update_scalar(f"train/{self.grad_name}", norm)
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Say where in the run we are, so that the last, shorter accumulation is scaled rightly.
+        """Tell how many iterations have been done and how many there will be.
 
         Args:
-            model: The model: a warning tells if it has batch normalisation, whose statistics do
-                not accumulate.
+            model: The model; accumulation is warned of if it has batch normalization, whose
+                statistics stay those of single iterations.
             init_counts: Iterations done.
-            max_counts: Iterations of the whole run.
+            max_counts: Iterations in all, so that the last group may be smaller; -1 if unknown.
         """
-        self._inner_count = init_counts
+        self._set_counts(init_counts, max_counts)
+        if self._accumulative_counts == 1:
+            return
+        if init_counts % self._accumulative_counts != 0 and not self._has_gradients():
+            print_log(
+                f"Resumed iteration number {init_counts} is not divisible by "
+                f"`_accumulative_counts` ({self._accumulative_counts}) and no accumulated "
+                "gradients were resumed, which means the gradient of some iterations is lost and "
+                "the result may be influenced slightly.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        if has_batch_norm(model):
+            print_log(
+                "Gradient accumulative may slightly decrease performance because the model has "
+                "BatchNorm layers.",
+                logger="current",
+                level=logging.WARNING,
+            )
+
+    def _set_counts(self, inner_count: int, max_counts: int) -> None:
+        self._inner_count = inner_count
         self._max_counts = max_counts
-        if self._inner_count % self._accumulative_counts != 0 and not self._restored:
-            print_log(
-                "Resumed iteration number is not divisible by `_accumulative_counts` and the checkpoint holds no "
-                "gradients, which means the gradient of some iterations is lost and the result may be "
-                "influenced slightly.",
-                logger="current",
-                level=logging.WARNING,
-            )
-        if self._accumulative_counts > 1 and has_batch_norm(model):
-            print_log(
-                "Gradient accumulative may slightly influence performance because the model has BatchNorm layers.",
-                logger="current",
-                level=logging.WARNING,
-            )
-        self._remainder_counts = self._max_counts % self._accumulative_counts
-        self._last_counts = self._max_counts - self._remainder_counts
+        self._remainder_counts = -1 if max_counts < 0 else max_counts % self._accumulative_counts
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [param for group in self.optimizer.param_groups for param in group["params"]]
+
+    def _has_gradients(self) -> bool:
+        return any(param.grad is not None for param in self._parameters())
 
     def should_update(self) -> bool:
-        """Tell whether this iteration updates the parameters: a full accumulation, or the last one."""
+        """Tell, after the backward pass, whether this iteration ends in a step."""
         return (
             self._inner_count % self._accumulative_counts == 0
             or self._inner_count == self._max_counts
         )
 
     def should_sync(self) -> bool:
-        """Tell, before the forward pass, whether this iteration will update the parameters."""
+        """Tell, before the backward pass, whether this iteration will end in a step."""
         count = self._inner_count + 1
         return count % self._accumulative_counts == 0 or count == self._max_counts
 
-    def scale_loss(self, loss: Tensor) -> Tensor:
-        """Return a loss divided by the number of iterations that are accumulated with it."""
-        if self._accumulative_counts == 1:
+    def scale_loss(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss divided by the number of iterations whose gradients are summed up.
+
+        Raises:
+            ValueError: More iterations were done than :meth:`initialize_count_status` was told.
+        """
+        factor = self._accumulative_counts
+        if factor == 1:
             return loss
-        if self._max_counts == -1 or self._inner_count < self._last_counts:
-            factor = self._accumulative_counts
-        else:
-            factor = self._remainder_counts or self._accumulative_counts
+        if self._max_counts >= 0 and self._inner_count >= self._max_counts - self._remainder_counts:
+            factor = self._remainder_counts
+            if factor <= 0:
+                raise ValueError(
+                    "loss_factor should be larger than zero! This error could happened when "
+                    "initialize_count_status called with an error `init_counts` or `max_counts`: "
+                    f"this is iteration {self._inner_count + 1} of {self._max_counts}"
+                )
         return loss / factor
 
     @property
     def inner_count(self) -> int:
-        """Number of losses gone backward from."""
+        """Number of backward passes so far."""
         return self._inner_count
 
-    def accumulated_gradients(self) -> list[Tensor | None] | None:
-        """Return the gradients of an accumulation under way, None between two.
+    def extra_state_dict(self) -> dict[str, Any]:
+        """Return what is saved beside the optimizer's state.
 
-        A checkpoint saves them, so that a run that is killed in the middle resumes to the same bits.
+        ``accumulation`` is there only once gradients accumulate, so that other states stay plain
+        states of optimizers: the counts and, in the middle of an accumulation, the gradients.
         """
-        if self._inner_count % self._accumulative_counts == 0:
-            return None
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return [None if p.grad is None else p.grad.detach() for p in params]
-
-    def restore_accumulation(self, gradients: list[Tensor | None]) -> None:
-        """Put back what :meth:`accumulated_gradients` returned.
-
-        Raises:
-            ValueError: The number of parameters is another.
-        """
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if len(params) != len(gradients):
-            raise ValueError(
-                f"gradients of {len(gradients)} parameters do not fit {len(params)} parameters"
-            )
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = (
-                None if gradient is None else gradient.to(param.device, param.dtype).clone()
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state and, amid an accumulation, the gradients so far."""
-        state = super().state_dict()
-        gradients = self.accumulated_gradients()
-        if gradients is not None:
+        state = super().extra_state_dict()
+        if self._accumulative_counts != 1 and self._inner_count:
             state["accumulation"] = {
-                "version": 1,
-                "count": self._inner_count,
-                "gradients": gradients,
+                "version": STATE_VERSION,
+                "inner_count": self._inner_count,
+                "max_counts": self._max_counts,
+                "gradients": self._accumulated_gradients(),
             }
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state of ours or of MMEngine."""
-        state_dict = dict(state_dict)
-        accumulation = state_dict.pop("accumulation", None)
-        super().load_state_dict(state_dict)
-        if accumulation is not None:
-            self._inner_count = accumulation["count"]
-            self.restore_accumulation(accumulation["gradients"])
-            self._restored = True
+    def _accumulated_gradients(self) -> list[torch.Tensor | None] | None:
+        """Return copies of the gradients, None between two accumulations."""
+        if self.should_update():
+            return None
+        return [
+            None if param.grad is None else param.grad.detach().clone()
+            for param in self._parameters()
+        ]
+
+    def load_extra_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`extra_state_dict` returned; what is missing stays as it is.
+
+        Raises:
+            ValueError: A newer version of mmx wrote it, or the gradients are of another number of
+                parameters.
+        """
+        super().load_extra_state_dict(state_dict)
+        saved = state_dict.get("accumulation")
+        if saved is None:
+            return
+        if saved["version"] > STATE_VERSION:
+            raise ValueError(
+                f"the state of gradient accumulation is of version {saved['version']}, this mmx "
+                f"reads up to {STATE_VERSION}; load it with the version of mmx that wrote it"
+            )
+        self._set_counts(saved["inner_count"], saved["max_counts"])
+        gradients = saved["gradients"]
+        if gradients is None:
+            return
+        params = self._parameters()
+        if len(params) != len(gradients):
+            raise ValueError(
+                f"the accumulated gradients of {len(gradients)} parameters do not fit an optimizer "
+                f"of {len(params)}"
+            )
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = None if gradient is None else gradient.to(param.device, copy=True)
+
+    def __repr__(self) -> str:
+        return (
+            f"Type: {type(self).__name__}\n"
+            f"_accumulative_counts: {self._accumulative_counts}\n"
+            f"optimizer: \n{self.optimizer!r}\n"
+        )

@@ -1,94 +1,116 @@
-"""Several optimizers under their names, as GANs need."""
+"""Several optimizer wrappers by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 
 
+def _separately(method: str) -> NoReturn:
+    raise NotImplementedError(
+        f"`{method}` should be called by each optimizer separately, for example "
+        f"optim_wrapper['name'].{method}(...)"
+    )
+
+
 class OptimWrapperDict(OptimWrapper):
-    """A dict of optimizer wrappers that a model's own ``train_step`` uses one by one.
+    """Holds the optimizer wrappers of a model with several optimizers, such as a GAN.
+
+    It is read like a dict and gives states, learning rates and momentum of all. Which loss belongs
+    to which optimizer only the model knows: its ``train_step`` calls ``backward``, ``step`` and
+    ``update_params`` of the single wrappers.
 
     Args:
-        **optim_wrapper_dict: :class:`OptimWrapper` by name.
+        **optim_wrapper_dict: Name -> optimizer wrapper.
 
     Raises:
         TypeError: A value is no :class:`OptimWrapper`.
     """
 
     def __init__(self, **optim_wrapper_dict: OptimWrapper) -> None:
-        for key, value in optim_wrapper_dict.items():
-            if not isinstance(value, OptimWrapper):
+        for name, wrapper in optim_wrapper_dict.items():
+            if not isinstance(wrapper, OptimWrapper):
                 raise TypeError(
                     "`OptimWrapperDict` only accept OptimWrapper instance, but got "
-                    f"{key}: {type(value)}"
+                    f"{name}: {type(wrapper)}"
                 )
         self.optim_wrappers = optim_wrapper_dict
 
     def update_params(
         self,
-        loss: Tensor,
+        loss: torch.Tensor,
         step_kwargs: dict[str, Any] | None = None,
         zero_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Not defined for several optimizers.
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("update_params")
 
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "`update_params` should be called by each optimizer separately: optim_wrapper['name'].update_params(loss)"
-        )
-
-    def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """Not defined for several optimizers.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("`backward` should be called by each optimizer separately")
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("backward")
 
     def step(self, **kwargs: Any) -> None:
-        """Not defined for several optimizers.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("`step` should be called by each optimizer separately")
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("step")
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Clear the gradients of all of them."""
+        """Clear the gradients of all optimizers."""
         for wrapper in self.optim_wrappers.values():
             wrapper.zero_grad(**kwargs)
 
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Not defined for several optimizers.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "`optim_context` should be called by each optimizer separately: "
-            "with optim_wrapper['name'].optim_context(model)"
-        )
-        yield
+    def optim_context(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("optim_context")
 
     def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
-        """Do nothing: how often each optimizer updates is the model's affair."""
+        """Do nothing: which part of the model belongs to which wrapper is not known here.
+
+        A model that accumulates gradients calls it on the single wrappers.
+        """
+
+    def should_update(self) -> bool:
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("should_update")
+
+    def should_sync(self) -> bool:
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("should_sync")
+
+    def scale_loss(self, loss: torch.Tensor) -> torch.Tensor:
+        """Raise NotImplementedError: call it on the single wrappers."""
+        _separately("scale_loss")
 
     @property
-    def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]  # by name
-        """Parameter groups of each, by name."""
-        return {key: wrapper.param_groups for key, wrapper in self.optim_wrappers.items()}
+    def inner_count(self) -> int:
+        """Each wrapper has its own.
+
+        Raises:
+            AttributeError: Always.
+        """
+        raise AttributeError("`inner_count` should be read from each optimizer wrapper separately")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Each wrapper has its own.
+
+        Raises:
+            AttributeError: Always.
+        """
+        raise AttributeError("`defaults` should be read from each optimizer wrapper separately")
+
+    @property
+    def param_groups(self) -> dict[str, list[dict[str, Any]]]:  # type: ignore[override]  # documented
+        """Name -> parameter groups."""
+        return {name: wrapper.param_groups for name, wrapper in self.optim_wrappers.items()}
 
     def get_lr(self) -> dict[str, list[float]]:
-        """Return learning rates as ``name.lr``; base ones as ``name.base_lr``."""
+        """Return the learning rates of all, ``'<name>.lr'`` -> list."""
         return {
             f"{name}.{key}": value
             for name, wrapper in self.optim_wrappers.items()
@@ -96,7 +118,7 @@ class OptimWrapperDict(OptimWrapper):
         }
 
     def get_momentum(self) -> dict[str, list[float]]:
-        """Return momenta as ``name.momentum``."""
+        """Return the momentum of all, ``'<name>.momentum'`` -> list."""
         return {
             f"{name}.{key}": value
             for name, wrapper in self.optim_wrappers.items()
@@ -104,21 +126,32 @@ class OptimWrapperDict(OptimWrapper):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each, by name."""
-        return {key: wrapper.state_dict() for key, wrapper in self.optim_wrappers.items()}
+        """Return name -> state."""
+        return {name: wrapper.state_dict() for name, wrapper in self.optim_wrappers.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the states that :meth:`state_dict` gave.
+        """Load what :meth:`state_dict` returned.
 
         Raises:
-            KeyError: A name in it is none of ours.
+            KeyError: It names a wrapper that is not here.
         """
-        for name, state in state_dict.items():
+        for name in state_dict:
             if name not in self.optim_wrappers:
                 raise KeyError(
-                    f"Mismatched `state_dict`: {name!r} is none of the optimizers {', '.join(self.optim_wrappers)}"
+                    f"Mismatched `state_dict`! cannot found {name} in OptimWrapperDict, which "
+                    f"has {list(self.optim_wrappers)}"
                 )
+        for name, state in state_dict.items():
             self.optim_wrappers[name].load_state_dict(state)
+
+    def extra_state_dict(self) -> dict[str, Any]:
+        """Return name -> what the wrapper saves beside its optimizer's state."""
+        return {name: wrapper.extra_state_dict() for name, wrapper in self.optim_wrappers.items()}
+
+    def load_extra_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`extra_state_dict` returned."""
+        for name, state in state_dict.items():
+            self[name].load_extra_state_dict(state)
 
     def items(self) -> Iterator[tuple[str, OptimWrapper]]:
         """Iterate over names and wrappers."""
@@ -133,16 +166,23 @@ class OptimWrapperDict(OptimWrapper):
         yield from self.optim_wrappers.keys()
 
     def __getitem__(self, key: str) -> OptimWrapper:
+        if key not in self.optim_wrappers:
+            raise KeyError(
+                f"Cannot find {key} in OptimWrapperDict, please check your optimizer constructor; "
+                f"there are {list(self.optim_wrappers)}"
+            )
         return self.optim_wrappers[key]
 
-    def __contains__(self, key: str) -> bool:
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.optim_wrappers)
+
+    def __contains__(self, key: object) -> bool:
         return key in self.optim_wrappers
 
     def __len__(self) -> int:
         return len(self.optim_wrappers)
 
     def __repr__(self) -> str:
-        lines = "".join(
-            f"name: {name}\n{wrapper!r}\n" for name, wrapper in self.optim_wrappers.items()
+        return "".join(
+            f"name: {name}\n{wrapper!r}" for name, wrapper in self.optim_wrappers.items()
         )
-        return f"OptimWrapperDict(\n{lines})"

@@ -1,4 +1,4 @@
-"""Schedulers of learning rate, momentum, or any other setting."""
+"""Schedulers of learning rate, momentum and any other setting of parameter groups."""
 
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmx.optim.scheduler.momentum_scheduler import ExponentialMomentum as ExponentialMomentum
     from mmx.optim.scheduler.momentum_scheduler import LinearMomentum as LinearMomentum
     from mmx.optim.scheduler.momentum_scheduler import MultiStepMomentum as MultiStepMomentum
+    from mmx.optim.scheduler.momentum_scheduler import OneCycleMomentum as OneCycleMomentum
     from mmx.optim.scheduler.momentum_scheduler import PolyMomentum as PolyMomentum
     from mmx.optim.scheduler.momentum_scheduler import (
         ReduceOnPlateauMomentum as ReduceOnPlateauMomentum,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     )
     from mmx.optim.scheduler.param_scheduler import StepParamScheduler as StepParamScheduler
     from mmx.optim.scheduler.param_scheduler import _ParamScheduler as _ParamScheduler
+    from mmx.optim.scheduler.rebuild import rebuild_schedulers as rebuild_schedulers
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -74,11 +76,13 @@ else:
                 "ExponentialMomentum",
                 "LinearMomentum",
                 "MultiStepMomentum",
+                "OneCycleMomentum",
                 "PolyMomentum",
                 "ReduceOnPlateauMomentum",
                 "StepMomentum",
             ],
             "param_scheduler": [
+                "_ParamScheduler",
                 "ConstantParamScheduler",
                 "CosineAnnealingParamScheduler",
                 "CosineRestartParamScheduler",
@@ -89,7 +93,7 @@ else:
                 "PolyParamScheduler",
                 "ReduceOnPlateauParamScheduler",
                 "StepParamScheduler",
-                "_ParamScheduler",
             ],
+            "rebuild": ["rebuild_schedulers"],
         },
     )

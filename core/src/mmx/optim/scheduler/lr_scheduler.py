@@ -1,6 +1,8 @@
 """Schedulers of the learning rate."""
 
-from typing import Any, cast
+from __future__ import annotations
+
+from typing import Any
 
 from mmx.optim.scheduler.param_scheduler import (
     ConstantParamScheduler,
@@ -18,57 +20,87 @@ from mmx.registry import PARAM_SCHEDULERS
 
 
 class LRSchedulerMixin:
-    """Sets the learning rate of each parameter group, whatever it is called there."""
+    """Makes a scheduler of any setting one of the learning rate."""
 
     def __init__(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        cast(Any, super()).__init__(optimizer, "lr", *args, **kwargs)
+        super().__init__(optimizer, "lr", *args, **kwargs)  # type: ignore[call-arg]  # a mixin
 
 
 @PARAM_SCHEDULERS.register_module()
 class ConstantLR(LRSchedulerMixin, ConstantParamScheduler):
-    """:class:`ConstantParamScheduler` of the learning rate."""
+    """Multiplies the learning rate by a factor until the last step before ``end``.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ConstantParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class CosineAnnealingLR(LRSchedulerMixin, CosineAnnealingParamScheduler):
-    """:class:`CosineAnnealingParamScheduler` of the learning rate."""
+    """Moves the learning rate along a cosine to its low, and back.
 
-
-@PARAM_SCHEDULERS.register_module()
-class CosineRestartLR(LRSchedulerMixin, CosineRestartParamScheduler):
-    """:class:`CosineRestartParamScheduler` of the learning rate."""
+    See :class:`~mmx.optim.scheduler.param_scheduler.CosineAnnealingParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class ExponentialLR(LRSchedulerMixin, ExponentialParamScheduler):
-    """:class:`ExponentialParamScheduler` of the learning rate."""
+    """Multiplies the learning rate by ``gamma`` at each step.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ExponentialParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class LinearLR(LRSchedulerMixin, LinearParamScheduler):
-    """:class:`LinearParamScheduler` of the learning rate."""
+    """Moves the learning rate along a line between two factors of itself.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.LinearParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class MultiStepLR(LRSchedulerMixin, MultiStepParamScheduler):
-    """:class:`MultiStepParamScheduler` of the learning rate."""
+    """Multiplies the learning rate by ``gamma`` at each milestone.
 
-
-@PARAM_SCHEDULERS.register_module()
-class OneCycleLR(LRSchedulerMixin, OneCycleParamScheduler):
-    """:class:`OneCycleParamScheduler` of the learning rate."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class PolyLR(LRSchedulerMixin, PolyParamScheduler):
-    """:class:`PolyParamScheduler` of the learning rate."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ReduceOnPlateauLR(LRSchedulerMixin, ReduceOnPlateauParamScheduler):
-    """:class:`ReduceOnPlateauParamScheduler` of the learning rate."""
+    See :class:`~mmx.optim.scheduler.param_scheduler.MultiStepParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class StepLR(LRSchedulerMixin, StepParamScheduler):
-    """:class:`StepParamScheduler` of the learning rate."""
+    """Multiplies the learning rate by ``gamma`` every ``step_size`` steps.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.StepParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyLR(LRSchedulerMixin, PolyParamScheduler):
+    """Lowers the learning rate along a polynomial.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.PolyParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class OneCycleLR(LRSchedulerMixin, OneCycleParamScheduler):
+    """Raises the learning rate from low to high and lowers it to far below, in one cycle.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.OneCycleParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineRestartLR(LRSchedulerMixin, CosineRestartParamScheduler):
+    """Moves the learning rate along cosines to its low, and starts again after each period.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.CosineRestartParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class ReduceOnPlateauLR(LRSchedulerMixin, ReduceOnPlateauParamScheduler):
+    """Lowers the learning rate when a metric of validation has stopped improving.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ReduceOnPlateauParamScheduler`, less ``param_name``.
+    """

@@ -1,6 +1,8 @@
-"""Schedulers of the momentum, or of the first beta of Adam and its kin."""
+"""Schedulers of momentum."""
 
-from typing import Any, cast
+from __future__ import annotations
+
+from typing import Any
 
 from mmx.optim.scheduler.param_scheduler import (
     ConstantParamScheduler,
@@ -9,6 +11,7 @@ from mmx.optim.scheduler.param_scheduler import (
     ExponentialParamScheduler,
     LinearParamScheduler,
     MultiStepParamScheduler,
+    OneCycleParamScheduler,
     PolyParamScheduler,
     ReduceOnPlateauParamScheduler,
     StepParamScheduler,
@@ -17,72 +20,111 @@ from mmx.registry import PARAM_SCHEDULERS
 
 
 class MomentumSchedulerMixin:
-    """Sets the momentum of each parameter group, whatever it is called there."""
+    """Makes a scheduler of any setting one of momentum.
+
+    Optimizers of Adam's kind have ``betas``, of which the first is scheduled.
+
+    Raises:
+        ValueError: The optimizer has neither.
+    """
 
     def __init__(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        groups = optimizer.param_groups
-        if isinstance(groups, dict):
-            groups = [group for part in groups.values() for group in part]
-        uses_betas = all("betas" in group for group in groups)
-        if not uses_betas and not all("momentum" in group for group in groups):
-            raise ValueError(
-                "optimizer must support momentum when using momentum scheduler: each group needs `momentum` or `betas`"
-            )
-        self.use_betas = uses_betas
-        if uses_betas:
-            # The first beta is Adam's momentum: it is scheduled under that name, and written back.
-            for group in groups:
+        self.use_betas = False
+        if "momentum" not in optimizer.defaults:
+            if "betas" not in optimizer.defaults:
+                raise ValueError(
+                    "optimizer must support momentum when using momentum scheduler, and "
+                    f"{type(getattr(optimizer, 'optimizer', optimizer)).__name__} has neither "
+                    "`momentum` nor `betas`"
+                )
+            self.use_betas = True
+            for group in optimizer.param_groups:
                 group["momentum"] = group["betas"][0]
-        cast(Any, super()).__init__(optimizer, "momentum", *args, **kwargs)
+        super().__init__(optimizer, "momentum", *args, **kwargs)  # type: ignore[call-arg]  # a mixin
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Go one step on."""
-        cast(Any, super()).step(*args, **kwargs)
+        """Go one step on; see the scheduler's own ``step``."""
+        super().step(*args, **kwargs)  # type: ignore[misc]  # a mixin
         if self.use_betas:
-            for group in cast(Any, self).optimizer.param_groups:
+            for group in self.optimizer.param_groups:  # type: ignore[attr-defined]  # a mixin
                 group["betas"] = (group["momentum"], *group["betas"][1:])
 
 
 @PARAM_SCHEDULERS.register_module()
 class ConstantMomentum(MomentumSchedulerMixin, ConstantParamScheduler):
-    """:class:`ConstantParamScheduler` of the momentum."""
+    """Multiplies the momentum by a factor until the last step before ``end``.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ConstantParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class CosineAnnealingMomentum(MomentumSchedulerMixin, CosineAnnealingParamScheduler):
-    """:class:`CosineAnnealingParamScheduler` of the momentum."""
+    """Moves the momentum along a cosine to its low, and back.
 
-
-@PARAM_SCHEDULERS.register_module()
-class CosineRestartMomentum(MomentumSchedulerMixin, CosineRestartParamScheduler):
-    """:class:`CosineRestartParamScheduler` of the momentum."""
+    See :class:`~mmx.optim.scheduler.param_scheduler.CosineAnnealingParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class ExponentialMomentum(MomentumSchedulerMixin, ExponentialParamScheduler):
-    """:class:`ExponentialParamScheduler` of the momentum."""
+    """Multiplies the momentum by ``gamma`` at each step.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ExponentialParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class LinearMomentum(MomentumSchedulerMixin, LinearParamScheduler):
-    """:class:`LinearParamScheduler` of the momentum."""
+    """Moves the momentum along a line between two factors of itself.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.LinearParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class MultiStepMomentum(MomentumSchedulerMixin, MultiStepParamScheduler):
-    """:class:`MultiStepParamScheduler` of the momentum."""
+    """Multiplies the momentum by ``gamma`` at each milestone.
 
-
-@PARAM_SCHEDULERS.register_module()
-class PolyMomentum(MomentumSchedulerMixin, PolyParamScheduler):
-    """:class:`PolyParamScheduler` of the momentum."""
-
-
-@PARAM_SCHEDULERS.register_module()
-class ReduceOnPlateauMomentum(MomentumSchedulerMixin, ReduceOnPlateauParamScheduler):
-    """:class:`ReduceOnPlateauParamScheduler` of the momentum."""
+    See :class:`~mmx.optim.scheduler.param_scheduler.MultiStepParamScheduler`, less ``param_name``.
+    """
 
 
 @PARAM_SCHEDULERS.register_module()
 class StepMomentum(MomentumSchedulerMixin, StepParamScheduler):
-    """:class:`StepParamScheduler` of the momentum."""
+    """Multiplies the momentum by ``gamma`` every ``step_size`` steps.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.StepParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class PolyMomentum(MomentumSchedulerMixin, PolyParamScheduler):
+    """Lowers the momentum along a polynomial.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.PolyParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class OneCycleMomentum(MomentumSchedulerMixin, OneCycleParamScheduler):
+    """Raises the momentum from low to high and lowers it to far below, in one cycle.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.OneCycleParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class CosineRestartMomentum(MomentumSchedulerMixin, CosineRestartParamScheduler):
+    """Moves the momentum along cosines to its low, and starts again after each period.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.CosineRestartParamScheduler`, less ``param_name``.
+    """
+
+
+@PARAM_SCHEDULERS.register_module()
+class ReduceOnPlateauMomentum(MomentumSchedulerMixin, ReduceOnPlateauParamScheduler):
+    """Lowers the momentum when a metric of validation has stopped improving.
+
+    See :class:`~mmx.optim.scheduler.param_scheduler.ReduceOnPlateauParamScheduler`, less ``param_name``.
+    """

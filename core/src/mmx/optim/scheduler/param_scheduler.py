@@ -1,20 +1,16 @@
-"""Schedulers of any setting of an optimizer's parameter groups.
-
-A scheduler changes one setting at the steps from ``begin`` to ``end``. Several may overlap: each
-multiplies, or moves, what the ones before it left, as in MMEngine.
-"""
+"""Schedulers of any setting of an optimizer's parameter groups."""
 
 from __future__ import annotations
 
-import math
+import logging
 import warnings
 import weakref
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, Self
+from typing import Any, ClassVar
 
+import torch
 from torch.optim import Optimizer
 
 from mmx.logging import print_log
@@ -26,27 +22,49 @@ INF = int(1e9)
 
 OptimizerType = BaseOptimWrapper | Optimizer
 
+# Version of the fields that schedulers save.
+STATE_VERSION = 1
+
+_HOW_TO = (
+    "See more details at https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
+)
+
 
 class _ParamScheduler:
-    """Base class of schedulers.
+    """Base class of schedulers: changes a setting of the parameter groups at each step.
+
+    A subclass says in :meth:`_get_value` what the values are at step :attr:`last_step`, one for
+    each group; usually from the present values, so that schedulers which overlap compose. It lists
+    the names of its settings in :attr:`settings` and of what changes as it steps in
+    :attr:`progress`; both are saved. Attributes that are listed in neither are saved too if they
+    are plain data.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting, such as ``'lr'``.
-        begin: First step that changes the setting.
-        end: First step that no longer does.
-        last_step: Index of the last step done; -1 is the beginning of training.
-        by_epoch: Whether steps are epochs; else iterations.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        begin: First step at which the schedule takes effect, in epochs or iterations.
+        end: Step from which on it does not any more.
+        last_step: Steps of the schedule that were done, for an optimizer that resumes; -1 for a
+            new one. The first value of each group is kept in it as ``initial_<param_name>``.
+        by_epoch: Whether a step is an epoch or an iteration: who calls :meth:`step` goes by it.
+        verbose: Log each new value.
 
     Raises:
-        TypeError: ``optimizer`` is none.
-        ValueError: The range is empty or negative.
-        KeyError: Training goes on, but groups have no initial value.
+        TypeError: ``optimizer`` is neither, or ``last_step`` no integer.
+        ValueError: ``end`` is not after ``begin``, or ``last_step`` is below -1.
+        KeyError: The groups have no such setting, or no first value of it to resume from.
     """
 
-    # Saved fields: a versioned list of names, not whatever the object happens to hold.
-    state_version = 1
+    # Beside the usual attributes there are some that are no part of the state.
+    __slots__ = ("__dict__", "__weakref__", "_given", "_known_values")
+
+    #: What the constructor sets and stepping leaves alone.
+    settings: ClassVar[tuple[str, ...]] = ("param_name", "begin", "end", "by_epoch", "verbose")
+    #: What changes as the scheduler steps.
+    progress: ClassVar[tuple[str, ...]] = ("base_values", "last_step", "_global_step")
+
+    param_name: str
+    base_values: list[Any]
 
     def __init__(
         self,
@@ -58,157 +76,303 @@ class _ParamScheduler:
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
-        if not isinstance(optimizer, (Optimizer, BaseOptimWrapper)):
-            raise TypeError(
-                f"``optimizer`` should be an Optimizer or an OptimWrapper, but got {type(optimizer).__name__}"
-            )
-        self.optimizer = optimizer
+        self._attach(optimizer)
         self.param_name = param_name
-        if end <= begin:
-            raise ValueError(f"end should be larger than begin, but got begin={begin}, end={end}")
-        if begin < 0:
-            raise ValueError(f"begin must not be negative, got {begin}")
-        self.begin = begin
-        self.end = end
+        self._set_range(begin, end)
         self.by_epoch = by_epoch
-        groups = optimizer.param_groups
-        if last_step == -1:
-            for group in groups:
-                # What another scheduler changes afterwards is not the initial value.
-                group.setdefault(f"initial_{param_name}", group[param_name])
-        else:
-            for index, group in enumerate(groups):
-                if f"initial_{param_name}" not in group:
-                    raise KeyError(
-                        f"param 'initial_{param_name}' is not specified in param_groups[{index}] when "
-                        "resuming an optimizer"
-                    )
-        self.base_values = [group[f"initial_{param_name}"] for group in groups]
+        if isinstance(last_step, bool) or not isinstance(last_step, int):
+            raise TypeError(f"last_step should be an int, but got {last_step!r}")
+        if last_step < -1:
+            raise ValueError(
+                f"last_step should be -1 for a new schedule or a number of steps done, but got "
+                f"{last_step}"
+            )
+        self._set_base_values(last_step)
         self.last_step = last_step
-        self._count_optimizer_steps()
-        self.optimizer._global_step = 0  # type: ignore[union-attr]  # a counter on the step method's owner
+        _count_steps(optimizer)
         self._global_step = -1
         self.verbose = verbose
         self.step()
 
-    def _count_optimizer_steps(self) -> None:
-        """Wrap ``optimizer.step`` so that it counts, to find out who is called first."""
-        method = self.optimizer.step
-        if getattr(method, "_with_counter", False):
-            return
-        owner = weakref.ref(method.__self__)  # type: ignore[union-attr]  # a bound method
-        function = method.__func__  # type: ignore[union-attr]  # a bound method
-        kind = type(method.__self__)  # type: ignore[union-attr]  # a bound method
+    # Building -----------------------------------------------------------------------------------
 
-        @wraps(function)
-        def step(*args: Any, **kwargs: Any) -> Any:
-            instance = owner()
-            assert instance is not None
-            instance._global_step += 1
-            return function.__get__(instance, kind)(*args, **kwargs)
-
-        step._with_counter = True  # type: ignore[attr-defined]  # a mark
-        self.optimizer.step = step  # type: ignore[method-assign]  # counts, then does the same
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state: plain data, with a version; MMEngine reads it as well."""
-        state = {
-            k: _plain(v)
-            for k, v in self.__dict__.items()
-            if k not in ("optimizer", "_group_values")
-        }
-        state["version"] = self.state_version
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a state of ours or of MMEngine.
-
-        Warns if the schedule of the saved run ended elsewhere: its values go on as they were.
-        """
-        state = {k: v for k, v in state_dict.items() if k not in ("version", "optimizer")}
-        for name in ("end", "total_iters", "T_max", "total_steps"):
-            old, new = state.get(name), getattr(self, name, None)
-            if old is not None and new is not None and old != new:
-                warnings.warn(
-                    f"{type(self).__name__} is resumed with {name}={new}, but the checkpoint was made with "
-                    f"{name}={old}; the schedule of the checkpoint goes on. To follow the new one, resume "
-                    "with resume_param_scheduler=False, or call `rebuild_at(step)`.",
-                    stacklevel=2,
-                )
-        unknown = [k for k in state if k not in self.__dict__]
-        if unknown:
-            state = {k: v for k, v in state.items() if k not in unknown}
-        if isinstance(self.__dict__.get("milestones"), Counter) and "milestones" in state:
-            state["milestones"] = Counter(state["milestones"])
-        self.__dict__.update(state)
-
-    def rebuild_at(self, step: int) -> None:
-        """Set values to those of this schedule at a step, as if it had run from the beginning.
-
-        For a run that is extended: only for a schedule that no other overlaps.
-
-        Args:
-            step: Steps done.
-        """
-        for group, value in zip(self.optimizer.param_groups, self.base_values, strict=True):
-            group[self.param_name] = value
-        self.last_step, self._global_step = -1, -1
-        verbose, self.verbose = self.verbose, False
-        for _ in range(step + 1):
-            self.step()
-        self.verbose = verbose
-
-    def get_last_value(self) -> list[float]:
-        """Return the values that this scheduler last set, one for each group."""
-        return self._last_value
-
-    def _get_value(self) -> Sequence[float]:
-        """Return the next value of each group."""
-        raise NotImplementedError
-
-    @property
-    def _current(self) -> list[float]:
-        name = self.param_name
-        return [group[name] for group in self.optimizer.param_groups]
-
-    def print_value(self, is_verbose: bool, group: int, value: float) -> None:
-        """Log a value."""
-        if is_verbose:
-            step_name = "epoch" if self.by_epoch else "iter"
-            print_log(
-                f"Adjusting parameter value of group {group} of {self.param_name} to {value:.4e} at {step_name} "
-                f"{self.last_step}.",
-                logger="current",
+    def _attach(self, optimizer: OptimizerType) -> None:
+        if not isinstance(optimizer, Optimizer | BaseOptimWrapper):
+            raise TypeError(
+                "``optimizer`` should be an Optimizer or OptimWrapper, but got "
+                f"{type(optimizer).__name__}"
             )
+        self.optimizer = optimizer
+        self._known_values: list[Any] | None = None
+        self._given: dict[str, Any] = {}
+
+    def _set_range(self, begin: int, end: int) -> None:
+        if end <= begin:
+            raise ValueError(f"end should be larger than begin, but got begin={begin}, end={end}")
+        self.begin = begin
+        self.end = end
+
+    def _set_base_values(self, last_step: int) -> None:
+        """Keep the first values in the groups, or read them from there to resume."""
+        name = self.param_name
+        key = f"initial_{name}"
+        groups = self.optimizer.param_groups
+        if not isinstance(groups, list):
+            raise TypeError(
+                "a scheduler schedules one optimizer, but got "
+                f"{type(self.optimizer).__name__}: build one for each of {list(groups)}"
+            )
+        for index, group in enumerate(groups):
+            if last_step != -1 and key not in group:
+                raise KeyError(
+                    f"param '{key}' is not specified in param_groups[{index}] when resuming an "
+                    "optimizer"
+                )
+            if name not in group:
+                raise KeyError(
+                    f"{name!r} is no setting of {type(_inner(self.optimizer)).__name__}: "
+                    f"param_groups[{index}] has {sorted(set(group) - {'params'})}"
+                )
+            if last_step == -1:
+                group.setdefault(key, _number(group[name]))
+        self.base_values = [group[key] for group in groups]
+
+    # Stepping -----------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Go one step on."""
+        """Go one step on, and set the values of the groups if the schedule takes effect there."""
         if self._global_step == 0:
-            counted = getattr(self.optimizer.step, "_with_counter", False)
-            if not counted:
-                warnings.warn(
-                    "Seems like `optimizer.step()` has been overridden after parameter value scheduler "
-                    "initialization. Please, make sure to call `optimizer.step()` before `scheduler.step()`.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            elif self.optimizer._global_step < 0:  # type: ignore[union-attr]  # set above
-                warnings.warn(
-                    "Detected call of `scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 and later, you "
-                    "should call them in the opposite order: `optimizer.step()` before `scheduler.step()`.",
-                    UserWarning,
-                    stacklevel=2,
-                )
+            self._check_order()
         self._global_step += 1
         if self.begin <= self._global_step < self.end:
             self.last_step += 1
-            name = self.param_name
-            groups = self.optimizer.param_groups
-            for index, (group, value) in enumerate(zip(groups, self._get_value(), strict=True)):
-                group[name] = value
-                if self.verbose:
-                    self.print_value(True, index, value)
-        self._last_value = self._current
+            self._apply()
+            if self.verbose:
+                self._print_values()
+        self._known_values = None
+
+    def _check_order(self) -> None:
+        optimizer: Any = self.optimizer
+        if not hasattr(optimizer.step, "_with_counter"):
+            warnings.warn(
+                "Seems like `optimizer.step()` has been overridden after parameter value "
+                "scheduler initialization. Please, make sure to call `optimizer.step()` before "
+                f"`scheduler.step()`. {_HOW_TO}",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif optimizer._global_step < 0 and not getattr(optimizer, "_inner_count", 0):
+            # Gradients that accumulate have their step to come: the order is right.
+            warnings.warn(
+                "Detected call of `scheduler.step()` before `optimizer.step()`. In PyTorch 1.1.0 "
+                "and later, you should call them in the opposite order: `optimizer.step()` before "
+                "`scheduler.step()`. Failure to do this will result in PyTorch skipping the first "
+                f"value of the parameter value schedule. {_HOW_TO}",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _apply(self) -> None:
+        self._assign(self._get_value())
+
+    def _assign(self, values: Sequence[Any]) -> None:
+        name = self.param_name
+        for group, value in zip(self.optimizer.param_groups, values, strict=False):
+            _set(group, name, value)
+
+    def _get_value(self) -> list[Any]:
+        """Return the value of each group at step :attr:`last_step`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `_get_value`")
+
+    def _values(self) -> list[Any]:
+        name = self.param_name
+        return [group[name] for group in self.optimizer.param_groups]
+
+    @property
+    def _last_value(self) -> list[Any]:
+        # Reading the groups when asked is what keeps steps cheap.
+        return self._values() if self._known_values is None else self._known_values
+
+    @_last_value.setter
+    def _last_value(self, values: list[Any]) -> None:
+        self._known_values = values
+
+    def get_last_value(self) -> list[Any]:
+        """Return the values of the groups: the latest that were set, or those of a loaded state."""
+        return self._last_value
+
+    def print_value(self, is_verbose: bool, group: int, value: float) -> None:
+        """Log the value of a group.
+
+        Args:
+            is_verbose: Nothing is logged if it is False.
+            group: Index of the group.
+            value: Its value.
+        """
+        if is_verbose:
+            print_log(
+                f"Adjusting parameter value of group {group} to {value:.4e}.", logger="current"
+            )
+
+    def _print_values(self) -> None:
+        for index, value in enumerate(self._values()):
+            self.print_value(True, index, value)
+
+    # State --------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the settings and the progress, as plain data."""
+        names = [*self.settings, *self.progress]
+        known = {*names, "optimizer"}
+        names += [
+            name
+            for name, value in vars(self).items()
+            if name not in known and isinstance(value, _PLAIN)
+        ]
+        state: dict[str, Any] = {"version": STATE_VERSION}
+        state.update((name, _plain(getattr(self, name))) for name in names)
+        state["_last_value"] = list(self._last_value)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called, here or in MMEngine.
+
+        Settings that were saved replace those of this scheduler, so that the curve goes on as it
+        began. If they differ, a warning names them; :meth:`restore_settings` and
+        :func:`~mmx.optim.scheduler.rebuild.rebuild_schedulers` put those of this run into effect.
+
+        Raises:
+            ValueError: A newer version of mmx wrote it.
+        """
+        state = dict(state_dict)
+        version = state.pop("version", 0)
+        if isinstance(version, int) and version > STATE_VERSION:
+            raise ValueError(
+                f"the state of {type(self).__name__} is of version {version}, this mmx reads up "
+                f"to {STATE_VERSION}; load it with the version of mmx that wrote it"
+            )
+        state.pop("optimizer", None)
+        given = {name: getattr(self, name) for name in self.settings if hasattr(self, name)}
+        values = state.pop("_last_value", None)
+        for name, value in self._read(state).items():
+            setattr(self, name, value)
+        self._known_values = None if values is None else list(values)
+        self._given = given
+        self._warn_of_changes()
+
+    def _read(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return saved fields as attributes."""
+        return state
+
+    def changed_settings(self) -> dict[str, tuple[Any, Any]]:
+        """Return the settings that a loaded state has replaced: name -> (saved, this run's)."""
+        return {
+            name: (getattr(self, name), value)
+            for name, value in self._given.items()
+            if name != "verbose" and getattr(self, name) != value
+        }
+
+    def restore_settings(self) -> None:
+        """Take the settings again that this scheduler was built with, before a state was loaded.
+
+        The values of the groups stay: they are those of the saved settings.
+        """
+        for name, value in self._given.items():
+            setattr(self, name, value)
+        self._given = {}
+
+    def _warn_of_changes(self) -> None:
+        changes = self.changed_settings()
+        if not changes:
+            return
+        unit = "epoch" if self.by_epoch else "iteration"
+        saved = ", ".join(f"{name}={_shown(old)}" for name, (old, _) in changes.items())
+        now = ", ".join(f"{name}={_shown(new)}" for name, (_, new) in changes.items())
+        print_log(
+            f"{type(self).__name__} goes on with the settings of the checkpoint, {saved}, though "
+            f"this run has {now}: the curve ends where the saved run's would have. To follow this "
+            f"run's curve from {unit} {self._global_step} on, use "
+            "default_hooks=dict(param_scheduler=dict(type='ParamSchedulerHook', "
+            "on_changed_settings='rebuild'))",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+    def __repr__(self) -> str:
+        unit = "epoch" if self.by_epoch else "iteration"
+        shown = ", ".join(
+            f"{name}={_shown(getattr(self, name))}"
+            for name in self.settings
+            if name not in ("by_epoch", "verbose") and getattr(self, name) != INF
+        )
+        return f"{type(self).__name__}({shown}, {unit} {self._global_step})"
+
+
+class _RatioScheduler(_ParamScheduler):
+    """A scheduler that scales the distance of each value to a low by the same ratio.
+
+    A subclass gives the ratio in :meth:`_ratio`. One that overrides :meth:`_get_value` is asked
+    for values instead.
+    """
+
+    __slots__ = ()
+
+    # Whether `_get_value` is ours, so that values need not be computed before they are set.
+    _scales_all: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._scales_all = cls._get_value is _RatioScheduler._get_value
+
+    def _ratio(self) -> float | list[Any]:
+        """Return the ratio at step :attr:`last_step`, or the values if there is none."""
+        raise NotImplementedError
+
+    def _low(self, base: float) -> float:
+        """Return the value that is not scaled, of a group whose first value is ``base``."""
+        return 0.0
+
+    # None where the low depends on the group.
+    _common_low: float | None = 0.0
+
+    def _get_value(self) -> list[Any]:
+        ratio = self._ratio()
+        if isinstance(ratio, list):
+            return ratio
+        if ratio == 1.0:
+            return self._values()
+        lows = map(self._low, self.base_values)
+        return [
+            (value - low) * ratio + low for value, low in zip(self._values(), lows, strict=False)
+        ]
+
+    def _apply(self) -> None:
+        low = self._common_low
+        if not self._scales_all or low is None:
+            self._assign(self._get_value())
+            return
+        ratio = self._ratio()
+        if isinstance(ratio, list):
+            self._assign(ratio)
+            return
+        if ratio == 1.0:
+            return
+        name = self.param_name
+        groups = self.optimizer.param_groups
+        if groups and isinstance(groups[0][name], torch.Tensor):
+            self._assign([(group[name] - low) * ratio + low for group in groups])
+        elif low == 0:
+            for group in groups:
+                group[name] = group[name] * ratio
+        else:
+            for group in groups:
+                group[name] = (group[name] - low) * ratio + low
+
+
+class _BuildsFromEpochs:
+    """Builds a scheduler that steps by iteration from settings that count epochs."""
+
+    __slots__ = ()
 
     @classmethod
     def build_iter_from_epoch(
@@ -219,55 +383,69 @@ class _ParamScheduler:
         by_epoch: bool = True,
         epoch_length: int | None = None,
         **kwargs: Any,
-    ) -> Self:
-        """Build a scheduler by iterations from settings in epochs.
+    ) -> Any:
+        """Build a scheduler that steps by iteration from settings that count epochs.
 
         Args:
-            *args: As for the class.
-            begin: In epochs.
-            end: In epochs.
-            by_epoch: Must be true.
-            epoch_length: Iterations of an epoch.
-            **kwargs: As for the class; what counts epochs is converted.
+            *args: Arguments of the scheduler, the optimizer first.
+            begin: First epoch.
+            end: Epoch after the last.
+            by_epoch: True, or the settings count no epochs.
+            epoch_length: Number of iterations in an epoch.
+            **kwargs: Further arguments of the scheduler.
 
         Raises:
-            ValueError: ``by_epoch`` is false, or ``epoch_length`` is no positive number.
+            ValueError: ``by_epoch`` is False, or ``epoch_length`` is not positive.
         """
         if not by_epoch:
-            raise ValueError("Only epoch-based parameter scheduler can be converted to iter-based.")
-        if not isinstance(epoch_length, int) or epoch_length <= 0:
+            raise ValueError(
+                "Only epoch-based kwargs whose `by_epoch=True` can be converted to iter-based: "
+                "drop convert_to_iter_based, or set by_epoch=True"
+            )
+        if epoch_length is None or epoch_length <= 0:
             raise ValueError(f"`epoch_length` must be a positive integer, but got {epoch_length}.")
-        kwargs = cls._convert_epochs(kwargs, epoch_length)
-        begin = int(begin * epoch_length)
-        if end != INF:
-            end = int(end * epoch_length)
-        return cls(*args, **{**kwargs, "begin": begin, "end": end, "by_epoch": False})
+        kwargs = cls._epochs_to_iterations(kwargs, epoch_length)
+        build: Callable[..., Any] = cls
+        return build(
+            *args,
+            begin=int(begin * epoch_length),
+            end=end if end == INF else int(end * epoch_length),
+            by_epoch=False,
+            **kwargs,
+        )
 
     @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        """Return the arguments that count epochs converted to iterations."""
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
         return kwargs
 
 
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Counter) else value
+def _converted(kwargs: dict[str, Any], name: str, epoch_length: int) -> dict[str, Any]:
+    """Return arguments with the epochs (a number or several) of one of them as iterations."""
+    value = kwargs.get(name)
+    if value is None:
+        return kwargs
+    if isinstance(value, Sequence):
+        return {**kwargs, name: [int(item * epoch_length) for item in value]}
+    return {**kwargs, name: int(value * epoch_length)}
 
 
 @PARAM_SCHEDULERS.register_module()
-class StepParamScheduler(_ParamScheduler):
-    """Multiply by ``gamma`` every ``step_size`` steps.
+class StepParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Multiplies the value by ``gamma`` every ``step_size`` steps.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        step_size: Steps between changes.
-        gamma: Factor.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        step_size: Steps between two changes.
+        gamma: The factor.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
+
+    Raises:
+        ValueError: ``step_size`` is not positive.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "step_size", "gamma")
 
     def __init__(
         self,
@@ -281,35 +459,45 @@ class StepParamScheduler(_ParamScheduler):
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
+        if step_size <= 0:
+            raise ValueError(f"step_size should be positive, but got {step_size}")
         self.step_size = step_size
         self.gamma = gamma
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
+
+    def _ratio(self) -> float:
+        if self.last_step == 0 or self.last_step % self.step_size != 0:
+            return 1.0
+        return self.gamma
 
     @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        return {**kwargs, "step_size": kwargs["step_size"] * epoch_length}
-
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0 or self.last_step % self.step_size != 0:
-            return self._current
-        return [value * self.gamma for value in self._current]
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
+        return _converted(kwargs, "step_size", epoch_length)
 
 
 @PARAM_SCHEDULERS.register_module()
-class MultiStepParamScheduler(_ParamScheduler):
-    """Multiply by ``gamma`` at each milestone.
+class MultiStepParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Multiplies the value by ``gamma`` at each milestone.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        milestones: Steps of the changes, counted from ``begin``.
-        gamma: Factor.
-        last_step: Last step done.
-        begin: First step that counts.
-        end: First step that no longer does.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        milestones: Steps at which it changes, counted from ``begin``; one that is listed twice
+            counts twice.
+        gamma: The factor.
+        last_step, begin, end, by_epoch, verbose: See :class:`_ParamScheduler`.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "milestones", "gamma")
 
     def __init__(
         self,
@@ -325,35 +513,45 @@ class MultiStepParamScheduler(_ParamScheduler):
     ) -> None:
         self.milestones = Counter(milestones)
         self.gamma = gamma
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
+
+    def _ratio(self) -> float:
+        return curves.multi_step_ratio(self.last_step, self.milestones, self.gamma)
+
+    def _read(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "milestones" in state:
+            state["milestones"] = Counter(state["milestones"])
+        return state
 
     @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        return {**kwargs, "milestones": [i * epoch_length for i in kwargs["milestones"]]}
-
-    def _get_value(self) -> list[float]:
-        if self.last_step not in self.milestones:
-            return self._current
-        return [value * self.gamma ** self.milestones[self.last_step] for value in self._current]
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
+        return _converted(kwargs, "milestones", epoch_length)
 
 
 @PARAM_SCHEDULERS.register_module()
-class ConstantParamScheduler(_ParamScheduler):
-    """Multiply by a factor at the first step and divide by it again before ``end``.
+class ConstantParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Multiplies the value by ``factor`` until the last step before ``end``.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        factor: Factor, from 0 to 1.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        factor: The factor, in [0, 1].
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
 
     Raises:
-        ValueError: ``factor`` is outside of 0 to 1.
+        ValueError: ``factor`` is out of range.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "factor", "total_iters")
 
     def __init__(
         self,
@@ -367,33 +565,39 @@ class ConstantParamScheduler(_ParamScheduler):
         verbose: bool = False,
     ) -> None:
         if factor > 1.0 or factor < 0:
-            raise ValueError("Constant multiplicative factor should between 0 and 1.")
+            raise ValueError(f"Constant multiplicative factor should between 0 and 1. Got {factor}")
         self.factor = factor
         self.total_iters = end - begin - 1
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
 
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0:
-            return [value * self.factor for value in self._current]
-        if self.last_step != self.total_iters:
-            return self._current
-        return [value * (1.0 / self.factor) for value in self._current]
+    def _ratio(self) -> float | list[Any]:
+        if self.last_step == self.total_iters and self.factor == 0 and self.last_step:
+            # No factor leads back from zero.
+            return list(self.base_values)
+        return curves.constant_ratio(self.last_step, self.total_iters, self.factor)
 
 
 @PARAM_SCHEDULERS.register_module()
-class ExponentialParamScheduler(_ParamScheduler):
-    """Multiply by ``gamma`` at every step.
+class ExponentialParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Multiplies the value by ``gamma`` at each step.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        gamma: Factor.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        gamma: The factor.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "gamma")
 
     def __init__(
         self,
@@ -407,33 +611,58 @@ class ExponentialParamScheduler(_ParamScheduler):
         verbose: bool = False,
     ) -> None:
         self.gamma = gamma
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
 
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0:
-            return self._current
-        return [value * self.gamma for value in self._current]
+    def _ratio(self) -> float:
+        return 1.0 if self.last_step == 0 else self.gamma
+
+
+class _WithLow(_RatioScheduler):
+    """A scheduler whose low is given as ``eta_min`` or as a share of the first value."""
+
+    __slots__ = ()
+
+    eta_min: float | None
+    eta_min_ratio: float | None
+
+    def _low(self, base: float) -> float:
+        if self.eta_min_ratio is None:
+            return self.eta_min or 0.0
+        return base * self.eta_min_ratio
+
+    @property
+    def _common_low(self) -> float | None:  # type: ignore[override]  # depends on the settings
+        return (self.eta_min or 0.0) if self.eta_min_ratio is None else None
 
 
 @PARAM_SCHEDULERS.register_module()
-class CosineAnnealingParamScheduler(_ParamScheduler):
-    """Follow half a cosine from the initial value to a minimum (arXiv:1608.03983, without restarts).
+class CosineAnnealingParamScheduler(_BuildsFromEpochs, _WithLow):
+    """Moves the value along a cosine to its low in ``T_max`` steps, and back in as many.
+
+    The curve of `SGDR <https://arxiv.org/abs/1608.03983>`_, without restarts.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        T_max: Steps to the minimum; None is ``end - begin``.
-        eta_min: The minimum; 0 if ``eta_min_ratio`` is not given either.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
-        eta_min_ratio: The minimum as a share of the initial value; not with ``eta_min``.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        T_max: Steps to the low; ``end - begin`` if None.
+        eta_min: The low; 0 if None.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
+        eta_min_ratio: The low as a share of each group's first value, in place of ``eta_min``.
 
     Raises:
-        ValueError: Both minima are given.
+        ValueError: ``eta_min`` and ``eta_min_ratio`` are both given, or ``T_max`` is not positive.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "T_max", "eta_min", "eta_min_ratio")
 
     def __init__(
         self,
@@ -448,60 +677,60 @@ class CosineAnnealingParamScheduler(_ParamScheduler):
         verbose: bool = False,
         eta_min_ratio: float | None = None,
     ) -> None:
-        eta_min, eta_min_ratio = _one_minimum(eta_min, eta_min_ratio)
-        self.T_max = T_max or (end - begin)
-        self.eta_min = eta_min
+        if eta_min is not None and eta_min_ratio is not None:
+            raise ValueError(
+                "Either `eta_min` or `eta_min_ratio` should be specified, not both: got "
+                f"eta_min={eta_min}, eta_min_ratio={eta_min_ratio}"
+            )
+        if T_max is not None and T_max <= 0:
+            raise ValueError(f"T_max should be positive, but got {T_max}")
+        self.T_max = end - begin if T_max is None else T_max
+        self.eta_min = 0.0 if eta_min is None and eta_min_ratio is None else eta_min
         self.eta_min_ratio = eta_min_ratio
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
+
+    def _ratio(self) -> float | list[Any]:
+        step, half_period = self.last_step, self.T_max
+        if step == 0:
+            return 1.0
+        if curves.leaves_cosine_low(step, half_period):
+            rise = curves.cosine_rise(half_period)
+            return [
+                value + (base - self._low(base)) * rise
+                for base, value in zip(self.base_values, self._values(), strict=False)
+            ]
+        return curves.cosine_ratio(step, half_period)
 
     @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        if kwargs.get("T_max") is not None:
-            return {**kwargs, "T_max": kwargs["T_max"] * epoch_length}
-        return kwargs
-
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0:
-            return [group[self.param_name] for group in self.optimizer.param_groups]
-        step, t_max = self.last_step, self.T_max
-        return [
-            curves.cosine_value(
-                value,
-                base,
-                self.eta_min if self.eta_min_ratio is None else base * self.eta_min_ratio,  # type: ignore[arg-type]  # one of the two is set
-                step,
-                t_max,
-            )
-            for value, base in zip(self._current, self.base_values, strict=True)
-        ]
-
-
-def _one_minimum(eta_min: float | None, ratio: float | None) -> tuple[float | None, float | None]:
-    if eta_min is None and ratio is None:
-        return 0.0, None
-    if eta_min is not None and ratio is not None:
-        raise ValueError("Either `eta_min` or `eta_min_ratio should be specified, not both")
-    return eta_min, ratio
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
+        return _converted(kwargs, "T_max", epoch_length)
 
 
 @PARAM_SCHEDULERS.register_module()
-class LinearParamScheduler(_ParamScheduler):
-    """Follow a line between two factors of the initial value.
+class LinearParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Moves the value along a line from ``start_factor`` to ``end_factor`` times itself.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        start_factor: Factor at the first step, above 0 and at most 1.
-        end_factor: Factor at the last step, from 0 to 1.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        start_factor: Factor at ``begin``, in [0, 1].
+        end_factor: Factor at the last step before ``end``, in [0, 1].
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
 
     Raises:
         ValueError: A factor is out of range.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "start_factor", "end_factor", "total_iters")
 
     def __init__(
         self,
@@ -516,38 +745,50 @@ class LinearParamScheduler(_ParamScheduler):
         verbose: bool = False,
     ) -> None:
         if start_factor > 1.0 or start_factor < 0:
-            raise ValueError("Starting multiplicative factor should between 0 and 1.")
+            raise ValueError(
+                f"Starting multiplicative factor should between 0 and 1. Got {start_factor}"
+            )
         if end_factor > 1.0 or end_factor < 0:
-            raise ValueError("Ending multiplicative factor should between 0 and 1.")
+            raise ValueError(
+                f"Ending multiplicative factor should between 0 and 1. Got {end_factor}"
+            )
         self.start_factor = start_factor
         self.end_factor = end_factor
         self.total_iters = end - begin - 1
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
-
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0:
-            return [value * self.start_factor for value in self._current]
-        factor = curves.linear_factor(
-            self.last_step, self.start_factor, self.end_factor, self.total_iters
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
         )
-        return [value * factor for value in self._current]
+
+    def _ratio(self) -> float | list[Any]:
+        step, total = self.last_step, self.total_iters
+        start, end = self.start_factor, self.end_factor
+        if start == 0 and step == 1 and total > 0:
+            # No factor leads on from zero.
+            first = curves.linear(1, total, start, end)
+            return [base * first for base in self.base_values]
+        return curves.linear_ratio(step, total, start, end)
 
 
 @PARAM_SCHEDULERS.register_module()
-class PolyParamScheduler(_ParamScheduler):
-    """Decay to a minimum by a polynomial.
+class PolyParamScheduler(_BuildsFromEpochs, _RatioScheduler):
+    """Lowers the value to ``eta_min`` along a polynomial, until the last step before ``end``.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        eta_min: The minimum.
-        power: Exponent.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        eta_min: The low.
+        power: Power of the polynomial.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
     """
+
+    __slots__ = ()
+    settings = (*_ParamScheduler.settings, "eta_min", "power", "total_iters")
 
     def __init__(
         self,
@@ -564,46 +805,66 @@ class PolyParamScheduler(_ParamScheduler):
         self.eta_min = eta_min
         self.power = power
         self.total_iters = end - begin - 1
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
 
-    def _get_value(self) -> list[float]:
-        if self.last_step == 0:
-            return self._current
-        return [
-            curves.poly_value(value, self.eta_min, self.last_step, self.total_iters, self.power)
-            for value in self._current
-        ]
+    def _low(self, base: float) -> float:
+        return self.eta_min
+
+    @property
+    def _common_low(self) -> float | None:  # type: ignore[override]  # depends on the settings
+        return self.eta_min
+
+    def _ratio(self) -> float:
+        return curves.polynomial_ratio(self.last_step, self.total_iters, self.power)
 
 
 @PARAM_SCHEDULERS.register_module()
-class OneCycleParamScheduler(_ParamScheduler):
-    """Go up to a maximum and down again (Smith & Topin, 2018, arXiv:1708.07120).
+class OneCycleParamScheduler(_BuildsFromEpochs, _ParamScheduler):
+    """Raises the value from low to high and lowers it to far below, in one cycle.
+
+    The policy of `Super-Convergence <https://arxiv.org/abs/1708.07120>`_. The values do not depend
+    on those of the optimizer and are not composed with other schedulers'.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        eta_max: The maximum.
-        total_steps: Steps of the cycle; None is ``end - begin``.
-        pct_start: Share of the steps that go up.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        eta_max: Highest value, for all groups or a list with one for each.
+        total_steps: Steps of the cycle; ``end - begin`` if None.
+        pct_start: Share of the cycle in which the value rises.
         anneal_strategy: ``'cos'`` or ``'linear'``.
         div_factor: The first value is ``eta_max / div_factor``.
-        final_div_factor: The last value is the first divided by this.
-        three_phase: Go down to the first value symmetrically, then to the last.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        final_div_factor: The last value is the first one divided by it.
+        three_phase: Fall as slowly as it rose, then to the last value; else fall at once.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: A setting is out of range, or a step goes beyond the cycle.
     """
+
+    __slots__ = ()
+    settings = (
+        *_ParamScheduler.settings,
+        "eta_max",
+        "div_factor",
+        "final_div_factor",
+        "total_steps",
+        "anneal_strategy",
+        "_schedule_phases",
+    )
 
     def __init__(
         self,
         optimizer: OptimizerType,
         param_name: str,
-        eta_max: float = 0,
+        eta_max: float | Sequence[float] = 0,
         total_steps: int | None = None,
         pct_start: float = 0.3,
         anneal_strategy: str = "cos",
@@ -616,116 +877,127 @@ class OneCycleParamScheduler(_ParamScheduler):
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
-        if not isinstance(optimizer, (Optimizer, BaseOptimWrapper)):
-            raise TypeError(
-                f"``optimizer`` should be an Optimizer or an OptimWrapper, but got {type(optimizer).__name__}"
-            )
+        self._attach(optimizer)
+        self.param_name = param_name
         self.eta_max = eta_max
         self.div_factor = div_factor
         self.final_div_factor = final_div_factor
-        if total_steps is not None:
-            if not isinstance(total_steps, int) or total_steps <= 0:
-                raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
-            self.total_steps = total_steps
-        else:
-            self.total_steps = end - begin
-        if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
+        if total_steps is None:
+            total_steps = end - begin
+        elif total_steps <= 0 or not isinstance(total_steps, int):
+            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
+        self.total_steps = total_steps
+        if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
                 f'anneal_strategy must by one of "cos" or "linear", instead got {anneal_strategy}'
             )
         self.anneal_strategy = anneal_strategy
-        up = float(pct_start * self.total_steps) - 1
-        first, top, last = f"initial_{param_name}", f"max_{param_name}", f"min_{param_name}"
-        # (last step, value at the start, value at the end) of each phase.
-        if three_phase:
-            phases = [
-                (up, first, top),
-                (float(2 * pct_start * self.total_steps) - 2, top, first),
-                (self.total_steps - 1, first, last),
-            ]
-        else:
-            phases = [(up, first, top), (self.total_steps - 1, top, last)]
-        self._schedule_phases: list[dict[str, Any]] = [
-            {"end_step": step, f"start_{param_name}": start, f"end_{param_name}": end_}
-            for step, start, end_ in phases
+        self._schedule_phases = [
+            {
+                "end_step": last,
+                f"start_{param_name}": f"{first}_{param_name}",
+                f"end_{param_name}": f"{then}_{param_name}",
+            }
+            for last, (first, then) in curves.one_cycle_phases(total_steps, pct_start, three_phase)
         ]
         if last_step == -1:
-            for group, maximum in zip(
-                optimizer.param_groups, self._format_param(optimizer, eta_max), strict=True
-            ):
-                group[f"initial_{param_name}"] = maximum / self.div_factor
-                group[f"max_{param_name}"] = maximum
-                group[f"min_{param_name}"] = group[f"initial_{param_name}"] / self.final_div_factor
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+            highest = self._for_each_group("max_lr", optimizer, eta_max)
+            for group, high in zip(optimizer.param_groups, highest, strict=True):
+                group[f"initial_{param_name}"] = high / div_factor
+                group[f"max_{param_name}"] = high
+                group[f"min_{param_name}"] = group[f"initial_{param_name}"] / final_div_factor
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
 
-    @staticmethod
-    def _format_param(optimizer: OptimizerType, param: float | Sequence[float]) -> list[float]:
-        count = len(optimizer.param_groups)
-        if isinstance(param, (list, tuple)):
-            if len(param) != count:
-                raise ValueError(f"expected {count} values for eta_max, got {len(param)}")
-            return list(param)
-        return [param] * count  # type: ignore[list-item]  # a number here
+    def _for_each_group(self, name: str, optimizer: OptimizerType, value: Any) -> list[float]:
+        groups = optimizer.param_groups
+        if not isinstance(value, list | tuple):
+            return [value] * len(groups)
+        expected = len(_inner(optimizer).param_groups)
+        if len(value) not in (expected, len(groups)):
+            raise ValueError(f"expected {expected} values for {name}, got {len(value)}")
+        # The wrapper's base settings follow the first group.
+        return [*value, *[value[0]] * (len(groups) - len(value))]
 
-    @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        if kwargs.get("total_steps") is not None:
-            return {**kwargs, "total_steps": kwargs["total_steps"] * epoch_length}
-        return kwargs
+    @property
+    def anneal_func(self) -> Callable[[float, float, float], float]:
+        """The curve between two ends: (start, end, progress) -> value."""
+        return curves.cosine_between if self.anneal_strategy == "cos" else curves.line_between
 
-    def _get_value(self) -> list[float]:
+    def _get_value(self) -> list[Any]:
         step = self.last_step
         if step > self.total_steps:
             raise ValueError(
-                f"Tried to step {step + 1} times. The specified number of total steps is {self.total_steps}"
+                f"Tried to step {step + 1} times. The specified number of total steps is "
+                f"{self.total_steps}: set total_steps to the length of training, or `end` to stop"
             )
-        between = curves.cosine_between if self.anneal_strategy == "cos" else curves.line_between
-        name = self.param_name
-        values = []
-        for group in self.optimizer.param_groups:
-            start = 0.0
-            value = group[name]
-            for index, phase in enumerate(self._schedule_phases):
-                end = float(phase["end_step"])
-                if step <= end or index == len(self._schedule_phases) - 1:
-                    share = (step - start) / (end - start)
-                    value = between(
-                        group[phase[f"start_{name}"]], group[phase[f"end_{name}"]], share
-                    )
-                    break
-                start = end
-            values.append(value)
-        return values
+        phases = self._schedule_phases
+        index, progress = curves.one_cycle_position(step, [float(p["end_step"]) for p in phases])
+        name, between = self.param_name, self.anneal_func
+        start = phases[index][f"start_{name}"]
+        end = phases[index][f"end_{name}"]
+        return [
+            between(group[start], group[end], progress) for group in self.optimizer.param_groups
+        ]
+
+    def _read(self, state: dict[str, Any]) -> dict[str, Any]:
+        function = state.pop("anneal_func", None)
+        if function is not None:
+            # MMEngine saves the function itself.
+            linear = "linear" in getattr(function, "__name__", str(function))
+            state["anneal_strategy"] = "linear" if linear else "cos"
+        return state
+
+    @classmethod
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
+        return _converted(kwargs, "total_steps", epoch_length)
 
 
 @PARAM_SCHEDULERS.register_module()
-class CosineRestartParamScheduler(_ParamScheduler):
-    """Follow half cosines that start anew after each period (arXiv:1608.03983).
+class CosineRestartParamScheduler(_BuildsFromEpochs, _WithLow):
+    """Moves the value along cosines to its low, and starts again after each period.
+
+    The policy of `SGDR <https://arxiv.org/abs/1608.03983>`_. After the last period the value
+    stays. The values come from the first ones and are not composed with other schedulers'.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
-        periods: Steps of each cycle.
-        restart_weights: Factor of the initial value at the start of each cycle.
-        eta_min: The minimum; 0 if ``eta_min_ratio`` is not given either.
-        eta_min_ratio: The minimum as a share of the initial value; not with ``eta_min``.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Whether steps are epochs.
-        verbose: Log each change.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
+        periods: Steps of each period.
+        restart_weights: Factor of the first value in each period.
+        eta_min: The low.
+        eta_min_ratio: The low as a share of each group's first value, in place of ``eta_min``.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`.
 
     Raises:
-        ValueError: The lengths differ, or both minima are given.
+        ValueError: Not exactly one of ``eta_min`` and ``eta_min_ratio`` is given, or periods and
+            weights differ in number.
     """
+
+    __slots__ = ()
+    settings = (
+        *_ParamScheduler.settings,
+        "periods",
+        "restart_weights",
+        "eta_min",
+        "eta_min_ratio",
+        "cumulative_periods",
+    )
 
     def __init__(
         self,
         optimizer: OptimizerType,
         param_name: str,
-        periods: list[int],
+        periods: Sequence[int],
         restart_weights: Sequence[float] = (1,),
         eta_min: float | None = None,
         eta_min_ratio: float | None = None,
@@ -735,65 +1007,95 @@ class CosineRestartParamScheduler(_ParamScheduler):
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
-        eta_min, eta_min_ratio = _one_minimum(eta_min, eta_min_ratio)
+        if (eta_min is None) == (eta_min_ratio is None):
+            raise ValueError(
+                "exactly one of `eta_min` and `eta_min_ratio` should be specified, but got "
+                f"eta_min={eta_min}, eta_min_ratio={eta_min_ratio}"
+            )
+        if len(periods) != len(restart_weights):
+            raise ValueError(
+                "periods and restart_weights should have the same length, but got "
+                f"{len(periods)} periods and {len(restart_weights)} weights"
+            )
         self.periods = list(periods)
+        self.restart_weights = list(restart_weights)
         self.eta_min = eta_min
         self.eta_min_ratio = eta_min_ratio
-        self.restart_weights = list(restart_weights)
-        if len(self.periods) != len(self.restart_weights):
-            raise ValueError("periods and restart_weights should have the same length.")
         self.cumulative_periods = [sum(self.periods[: i + 1]) for i in range(len(self.periods))]
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        super().__init__(
+            optimizer=optimizer,
+            param_name=param_name,
+            begin=begin,
+            end=end,
+            last_step=last_step,
+            by_epoch=by_epoch,
+            verbose=verbose,
+        )
+
+    def _ratio(self) -> float | list[Any]:
+        step = self.last_step
+        if step >= self.cumulative_periods[-1]:
+            return 1.0
+        period, progress = curves.restart_position(step, self.cumulative_periods, self.periods)
+        weight = self.restart_weights[period]
+        return [
+            curves.cosine_between(base * weight, self._low(base), progress)
+            for base in self.base_values
+        ]
 
     @classmethod
-    def _convert_epochs(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
-        return {**kwargs, "periods": [p * epoch_length for p in kwargs["periods"]]}
-
-    def _get_value(self) -> list[float]:
-        index = bisect_right(self.cumulative_periods, self.last_step)
-        if index >= len(self.periods):
-            raise ValueError(
-                f"Current iteration {self.last_step} exceeds cumulative_periods {self.cumulative_periods}"
-            )
-        weight = self.restart_weights[index]
-        start = 0 if index == 0 else self.cumulative_periods[index - 1]
-        share = min((self.last_step - start) / self.periods[index], 1)
-        values = []
-        for base in self.base_values:
-            minimum = base * self.eta_min_ratio if self.eta_min_ratio is not None else self.eta_min
-            values.append(
-                minimum + (base * weight - minimum) * 0.5 * (1 + math.cos(math.pi * share))
-            )
-        return values
+    def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
+        return _converted(kwargs, "periods", epoch_length)
 
 
 @PARAM_SCHEDULERS.register_module()
 class ReduceOnPlateauParamScheduler(_ParamScheduler):
-    """Multiply by a factor when a validation metric no longer improves.
+    """Lowers the value when a metric of validation has stopped improving.
+
+    :meth:`step` counts epochs; with metrics, after a validation, it judges them.
 
     Args:
-        optimizer: Optimizer or its wrapper.
-        param_name: Setting.
+        optimizer: An optimizer or an optimizer wrapper.
+        param_name: The setting, for example ``'lr'``.
         monitor: Name of the metric.
-        rule: ``'less'`` or ``'greater'``: which values are better.
-        factor: Factor, below 1.
-        patience: Validations without improvement that are put up with.
-        threshold: Smallest change that counts.
-        threshold_rule: ``'rel'``, a share of the best value, or ``'abs'``.
-        cooldown: Validations after a change that are not counted.
-        min_value: Lower bound of the setting, or one for each group.
-        eps: Smaller changes of the setting are not made.
-        begin: First step that counts.
-        end: First step that no longer does.
-        last_step: Last step done.
-        by_epoch: Must be true.
-        verbose: Log each change.
+        rule: ``'less'`` or ``'greater'``, which is better.
+        factor: What the value is multiplied by, below 1.
+        patience: Validations in a row without improvement that are borne.
+        threshold: What counts as an improvement is better than the best by this.
+        threshold_rule: ``'rel'``: by this share of the best; ``'abs'``: by this amount.
+        cooldown: Validations after a change that are not judged.
+        min_value: Lowest value, for all groups or a list with one for each.
+        eps: Changes that are not greater are not made.
+        begin, end, last_step, by_epoch, verbose: See :class:`_ParamScheduler`; ``by_epoch`` is
+            True.
 
     Raises:
-        ValueError: An argument is out of range.
+        TypeError: The metrics are no dict, or the monitored one is no number.
+        ValueError: A setting is out of range.
+        KeyError: The metrics lack the monitored one.
     """
 
+    __slots__ = ()
+
     need_val_args = True
+
+    best: float
+    cooldown_counter: int
+    num_bad_epochs: int
+    settings = (
+        *_ParamScheduler.settings,
+        "monitor",
+        "rule",
+        "factor",
+        "patience",
+        "threshold",
+        "threshold_rule",
+        "cooldown",
+        "min_values",
+        "eps",
+        "rule_worse",
+    )
+    progress = ("last_step", "_global_step", "best", "num_bad_epochs", "cooldown_counter")
 
     def __init__(
         self,
@@ -814,103 +1116,183 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
         by_epoch: bool = True,
         verbose: bool = False,
     ) -> None:
-        if not isinstance(optimizer, (Optimizer, BaseOptimWrapper)):
-            raise TypeError(
-                f"``optimizer`` should be an Optimizer or an OptimWrapper, but got {type(optimizer).__name__}"
-            )
+        self._attach(optimizer)
+        self.param_name = param_name
         if not by_epoch:
-            raise ValueError("Now only support by_epoch=True")
+            raise ValueError(
+                f"Now {type(self).__name__} only support by_epoch=True: validation follows epochs"
+            )
+        self.by_epoch = by_epoch
+        self._set_range(begin, end)
         if factor >= 1.0:
-            raise ValueError("Factor should be < 1.0.")
-        if rule not in ("less", "greater"):
-            raise ValueError(f"mode {rule} is unknown!")
-        if threshold_rule not in ("rel", "abs"):
-            raise ValueError(f"thresh mode {threshold_rule} is unknown!")
-        self.monitor = monitor
-        self.rule = rule
+            raise ValueError(f"Factor should be < 1.0. Got {factor}")
         self.factor = factor
+        self._set_base_values(last_step)
+        # What is set is the present value; first ones are kept for others only.
+        del self.base_values
+        self.min_values = self._lowest_values(min_value)
         self.patience = patience
-        self.threshold = threshold
-        self.threshold_rule = threshold_rule
         self.cooldown = cooldown
-        self.cooldown_counter = 0
-        self.rule_worse = math.inf if rule == "less" else -math.inf
-        self.best = self.rule_worse
-        self.num_bad_epochs = 0
-        count = len(optimizer.param_groups)
-        if isinstance(min_value, (list, tuple)):
-            if len(min_value) != count:
-                raise ValueError(f"expected {count} min_lrs, got {len(min_value)}")
-            self.min_value = list(min_value)
-        else:
-            self.min_value = [min_value] * count
         self.eps = eps
-        super().__init__(optimizer, param_name, begin, end, last_step, by_epoch, verbose)
+        self.monitor = monitor
+        self._init_is_better(rule=rule, threshold=threshold, threshold_rule=threshold_rule)
+        self._reset()
+        self.last_step = last_step
+        _count_steps(optimizer)
+        self._global_step = -1
+        self.verbose = verbose
+        self.step()
 
-    def step(self, metrics: dict[str, float] | None = None) -> None:
-        """Count a validation.
+    def _lowest_values(self, min_value: float | Sequence[float]) -> list[float]:
+        groups = self.optimizer.param_groups
+        if not isinstance(min_value, list | tuple):
+            return [min_value] * len(groups)  # type: ignore[list-item]  # a number, as just seen
+        expected = len(_inner(self.optimizer).param_groups)
+        if len(min_value) not in (expected, len(groups)):
+            raise ValueError(f"expected {expected} min_lrs, got {len(min_value)}")
+        # The wrapper's base settings follow the last group.
+        return [*min_value, *[min_value[-1]] * (len(groups) - len(min_value))]
+
+    def step(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Count an epoch, or judge the metrics of a validation.
 
         Args:
-            metrics: What validation returned. None, at the beginning and after training epochs,
-                only keeps the clock going.
-
-        Raises:
-            TypeError: ``metrics`` is no dict of numbers.
-            KeyError: It lacks the metric.
+            metrics: Name -> number. None counts an epoch.
         """
         if metrics is None:
-            if self._global_step == -1:
-                self._global_step += 1
-                self._last_value = self._current
+            if self._global_step == 0:
+                self._check_order()
+            self._global_step += 1
+            self._known_values = None
             return
-        if not isinstance(metrics, dict):
+        if not isinstance(metrics, Mapping):
             raise TypeError(f"metrics type should be dict, but got type {type(metrics)}")
-        if self.monitor not in metrics:
+        if not self.begin <= self._global_step < self.end:
+            return
+        if metrics.get(self.monitor) is None:
             raise KeyError(
-                f"{self.monitor!r} is not among the metrics of validation: {', '.join(metrics)}"
+                f"Excepted key in {list(metrics.keys())}, but got key {self.monitor} is not in "
+                "dict: set `monitor` to the name of a metric of validation"
             )
-        self._global_step += 1
-        if self.begin <= self._global_step < self.end:
-            self.last_step += 1
-            current = float(metrics[self.monitor])
-            if self._is_better(current, self.best):
-                self.best = current
-                self.num_bad_epochs = 0
-            else:
-                self.num_bad_epochs += 1
-            if self._in_cooldown():
-                self.cooldown_counter -= 1
-                self.num_bad_epochs = 0
-            if self.num_bad_epochs > self.patience:
-                values = self._get_value()
-                for index, (group, value) in enumerate(
-                    zip(self.optimizer.param_groups, values, strict=True)
-                ):
-                    if group[self.param_name] - value > self.eps:
-                        group[self.param_name] = value
-                        self.print_value(self.verbose, index, value)
-                self.cooldown_counter = self.cooldown
-                self.num_bad_epochs = 0
-        self._last_value = self._current
+        metric = self._as_number(metrics[self.monitor])
+        self.last_step += 1
+        if self._is_better(metric, self.best):
+            self.best = metric
+            self.num_bad_epochs = 0
+        else:
+            self.num_bad_epochs += 1
+        if self._in_cooldown():
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0  # bad epochs do not count while it cools down
+        if self.num_bad_epochs > self.patience:
+            self._assign(self._get_value())
+            self.cooldown_counter = self.cooldown
+            self.num_bad_epochs = 0
+            if self.verbose:
+                self._print_values()
+        self._known_values = None
 
-    def _get_value(self) -> list[float]:
+    def _as_number(self, value: Any) -> float:
+        try:
+            return float(value) if not isinstance(value, str) else _no_number(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the metric {self.monitor!r} should be a number to be compared, but is {value!r}"
+            ) from None
+
+    def _get_value(self) -> list[Any]:
+        lowered = [
+            max(value * self.factor, low)
+            for value, low in zip(self._values(), self.min_values, strict=False)
+        ]
         return [
-            max(value * self.factor, least)
-            for value, least in zip(self._current, self.min_value, strict=True)
+            new if old - new > self.eps else old
+            for old, new in zip(self._values(), lowered, strict=False)
         ]
 
     def _in_cooldown(self) -> bool:
         return self.cooldown_counter > 0
 
     def _is_better(self, a: float, best: float) -> bool:
+        if self.rule == "less" and self.threshold_rule == "rel":
+            return a < best * (1.0 - self.threshold)
         if self.rule == "less":
-            bound = (
-                best * (1.0 - self.threshold)
-                if self.threshold_rule == "rel"
-                else best - self.threshold
+            return a < best - self.threshold
+        if self.threshold_rule == "rel":
+            return a > best * (1.0 + self.threshold)
+        return a > best + self.threshold
+
+    def _init_is_better(self, rule: str, threshold: float, threshold_rule: str) -> None:
+        if rule not in ("less", "greater"):
+            raise ValueError(f"mode {rule} is unknown! rule should be 'less' or 'greater'")
+        if threshold_rule not in ("rel", "abs"):
+            raise ValueError(
+                f"threshold mode {threshold_rule} is unknown! threshold_rule should be 'rel' or "
+                "'abs'"
             )
-            return a < bound
-        bound = (
-            best * (1.0 + self.threshold) if self.threshold_rule == "rel" else best + self.threshold
-        )
-        return a > bound
+        self.rule_worse = INF if rule == "less" else -INF
+        self.rule = rule
+        self.threshold = threshold
+        self.threshold_rule = threshold_rule
+
+    def _reset(self) -> None:
+        self.best = self.rule_worse
+        self.cooldown_counter = 0
+        self.num_bad_epochs = 0
+
+
+_PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Counter):
+        return dict(value)
+    return list(value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> Any:
+    return sorted(value.elements()) if isinstance(value, Counter) else value
+
+
+def _no_number(value: str) -> float:
+    raise ValueError(value)
+
+
+def _inner(optimizer: OptimizerType) -> Any:
+    return optimizer.optimizer if isinstance(optimizer, BaseOptimWrapper) else optimizer
+
+
+def _number(value: Any) -> Any:
+    """Return a value that later changes of ``value`` in place leave alone."""
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _set(group: dict[str, Any], name: str, value: Any) -> None:
+    old = group[name]
+    if isinstance(old, torch.Tensor):
+        # Captured and compiled steps read this very tensor.
+        old.fill_(value)
+    else:
+        group[name] = value
+
+
+def _count_steps(optimizer: Any) -> None:
+    """Let the optimizer count its steps, to tell whether it steps before its schedulers do."""
+    if hasattr(optimizer.step, "_with_counter"):
+        return
+    method = optimizer.step
+    reference = weakref.ref(optimizer)
+    function = getattr(method, "__func__", None)
+
+    @wraps(method)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        instance: Any = reference()
+        instance._global_step += 1
+        if function is None:
+            return method(*args, **kwargs)
+        # Through the reference: an optimizer that holds itself would never be freed.
+        return function(instance, *args, **kwargs)
+
+    counted._with_counter = True  # type: ignore[attr-defined]
+    optimizer._global_step = -1
+    optimizer.step = counted
