@@ -305,7 +305,7 @@ COMPETITORS = {
 
 
 def growth_figures():
-    """What a hook, a scalar and a long run cost, in this process: differences between slopes."""
+    """What a hook, a scalar and a long run cost: differences between slopes. Prints nothing."""
     import torch
 
     from mmx.hooks import Hook
@@ -340,6 +340,10 @@ def growth_figures():
     yield "per hook that does nothing", (slope([Nothing() for _ in range(twenty)]) - floor) / twenty
     yield "per logged scalar", (slope(scalars=1 + twenty) - floor) / twenty
     yield "10 times as long", slope(short=20000, long=220000) - floor
+
+
+def train_growth(iters):
+    return list(growth_figures())
 
 
 # Measuring ------------------------------------------------------------------------------------
@@ -433,11 +437,8 @@ def main():
         line = {"benchmark": "loop", "mode": mode, "competitor": name}
         print(json.dumps({**line, "us_per_iter": round(total, 2), "over_hand_us": round(extra, 2)}))
     if args.hooks:
-        logging.disable(logging.CRITICAL)
-        import torch
-
-        torch.set_num_threads(1)
-        for what, value in growth_figures():
+        growth = Competitor("growth", sys.executable)
+        for what, value in growth.ask("train", 0)[1]:
             print(json.dumps({"benchmark": "loop", "growth": what, "us": round(value, 3)}))
 
 
