@@ -50,8 +50,9 @@ def find_scalar_files(run_dir: str | os.PathLike[str]) -> list[Path]:
 def read_scalars(run_dir: str | os.PathLike[str]) -> Curves:
     """Return all curves of a run, with what its resumed parts recorded joined to one.
 
-    Where a resumed run recorded a step again, the later record counts. Steps of training are
-    iterations; those of validation metrics are what the run recorded them by.
+    Where a resumed run recorded a step again, the later record counts. Steps are iterations, also
+    those of a validation that was recorded by epoch; times of a validation are named
+    ``val/time``.
 
     Args:
         run_dir: A work directory, one run's folder in it, or a file of scalars.
@@ -60,15 +61,24 @@ def read_scalars(run_dir: str | os.PathLike[str]) -> Curves:
         FileNotFoundError: There are no scalars.
     """
     points: dict[str, dict[float, float]] = {}
+    # The last iteration of each epoch that training has recorded so far.
+    ends: dict[float, float] = {}
     for path in find_scalar_files(run_dir):
-        records = list(_records(path))
-        for record in records:
+        for record in _records(path):
             step = record.get("step", record.get("iter"))
             if not _is_number(step):
                 continue
+            is_training = "iter" in record
+            if is_training and _is_number(record.get("epoch")):
+                ends[float(record["epoch"])] = float(step)
+            elif not is_training:
+                step = ends.get(float(step), step)
             for name, value in record.items():
-                if name not in _POSITIONS and _is_number(value):
-                    points.setdefault(name, {})[float(step)] = float(value)
+                if name in _POSITIONS or not _is_number(value):
+                    continue
+                if not is_training and name in ("time", "data_time"):
+                    name = f"val/{name}"
+                points.setdefault(name, {})[float(step)] = float(value)
     return {name: sorted(by_step.items()) for name, by_step in points.items()}
 
 
@@ -191,7 +201,7 @@ def draw_panels(
                 few = len(steps) < 30
                 axes.plot(steps, values, label=" · ".join(parts), marker="." if few else None)
         axes.set_title(key)
-        axes.set_xlabel("step")
+        axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
