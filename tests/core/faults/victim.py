@@ -100,11 +100,14 @@ def _forgetter(key: str):  # type: ignore[no-untyped-def]  # a hook
 
     class Forget(Hook):
         def after_load_checkpoint(self, runner, checkpoint):  # type: ignore[no-untyped-def]  # a hook
-            part, *rest = key.split(".")
+            *path, last = (int(part) if part.isdigit() else part for part in key.split("."))
             target = checkpoint
-            for name in rest:
-                target, part = target[part], name
-            target.pop(part)
+            for part in path:
+                target = target[part]
+            if last in ("state", "_global_step"):
+                target[last] = type(target[last])()  # empty, or zero: what a loader cannot notice
+            else:
+                del target[last]
 
     return Forget()
 

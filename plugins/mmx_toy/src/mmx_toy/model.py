@@ -1,6 +1,7 @@
 """A multi-layer perceptron that is its own head and loss."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class MLP(BaseModel):
         self.mlp = nn.Sequential(*parts)
         self.classifier = nn.Linear(sizes[-1], 2)
 
-    def forward(self, points: Tensor, labels: Tensor, mode: str = "tensor"):  # type: ignore[no-untyped-def]  # by mode
+    def forward(self, points: Tensor, labels: Tensor, mode: str = "tensor") -> Any:  # type: ignore[override]  # by mode
         """Return logits ``(N, 2)``, a dict of losses, or ``(probabilities, labels)``, by mode."""
         logits = self.classifier(self.mlp(points))
         if mode == "loss":

@@ -78,7 +78,7 @@ class ConfusionMatrix(BaseMetric):
         names = self.classes or (self.dataset_meta or {}).get("classes") or range(size)
         figure = Figure(figsize=(1.5 + 0.5 * size, 1.2 + 0.5 * size), layout="constrained")
         axes = figure.subplots()
-        axes.imshow(self.matrix, cmap="Blues")
+        axes.imshow(self.matrix.numpy(), cmap="Blues")
         axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
         axes.set_xticks(range(size), [str(n) for n in names], rotation=45)
         axes.set_yticks(range(size), [str(n) for n in names])
