@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ GOAL = 98.0
 
 def main(work_dir: Path = WORK_DIR) -> int:
     """Run the demo; return an exit status: 1 if the accuracy falls short."""
+    shutil.rmtree(work_dir, ignore_errors=True)  # each demo is a run of its own
     command = [sys.executable, "-m", "mmx"]
     print(f"$ mmx train {CONFIG}\n", flush=True)
     started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,4 +92,4 @@ class ConfusionMatrix(BaseMetric):
                     axes.text(column, row, str(count), ha="center", va="center", color=colour)
         Path(out_file).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out_file, dpi=120)
-        print_log(f"The confusion matrix is drawn to {out_file}.", logger="current")
+        print_log(f"The confusion matrix is drawn to {out_file}.", "current", logging.DEBUG)
