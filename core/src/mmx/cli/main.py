@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -31,20 +30,43 @@ COMMANDS = {
 }
 
 
+Table = dict[str, tuple[str, str, str]]
+
+
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; plugins may add their own."""
+    """A group whose commands stand in a table and are imported when they are called.
+
+    Args:
+        *args: As for :class:`click.Group`.
+        table: Command -> (module, attribute, line of help).
+        open_to_plugins: Whether plugins add commands of their own.
+        **kwargs: As for :class:`click.Group`.
+    """
+
+    def __init__(
+        self, *args: Any, table: Table, open_to_plugins: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = table
+        self.open_to_plugins = open_to_plugins
+
+    def _others(self) -> dict[str, click.Command]:
+        """Return what plugins announce; it is looked up only when it is needed."""
+        if not self.open_to_plugins:
+            return {}
+        return {n: c for n, c in _plugin_commands().items() if n not in self.table}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, ours in the order of the table."""
-        return [*COMMANDS, *sorted(set(super().list_commands(ctx)) - set(COMMANDS))]
+        return [*self.table, *sorted(self._others())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; one that is not ours may be a plugin's."""
-        if cmd_name in COMMANDS:
-            module, attribute, _ = COMMANDS[cmd_name]
-            return getattr(importlib.import_module(module), attribute)
-        known = super().get_command(ctx, cmd_name)
-        return known if known is not None else _plugin_commands().get(cmd_name)
+        if cmd_name in self.table:
+            module, attribute, _ = self.table[cmd_name]
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        return self._others().get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,30 +77,32 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches
 
-            near = get_close_matches(args[0], [*COMMANDS, *_plugin_commands()], n=1)
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             if not near or "Did you mean" in error.message:
                 raise
             raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing any command."""
-        rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
-        rows += [(n, c.get_short_help_str()) for n, c in sorted(_plugin_commands().items())]
+        rows = [(name, text) for name, (_, _, text) in self.table.items()]
+        rows += [(n, c.get_short_help_str()) for n, c in sorted(self._others().items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
 def _plugin_commands() -> dict[str, click.Command]:
     """Return the commands that active plugins announce; a broken plugin never breaks ours."""
-    try:
-        from mmx.registry import plugin_commands
-    except ImportError:
-        return {}
-    found: Callable[[], dict[str, Any]] = plugin_commands
-    return {n: c for n, c in found().items() if n not in COMMANDS}
+    from mmx.registry import plugin_commands
+
+    return dict(plugin_commands())
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    table=COMMANDS,
+    open_to_plugins=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="mmx")
 @click.option(
     "--no-plugin",

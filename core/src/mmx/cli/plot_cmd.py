@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from mmx.cli.lr_cmd import plot_lr
-from mmx.cli.plot_log_cmd import command as plot_log
+from mmx.cli.main import LazyGroup
 
 
-@click.group()
+@click.group(
+    cls=LazyGroup,
+    table={
+        "lr": ("mmx.cli.lr_cmd", "plot_lr", "Plot the schedules of a config."),
+        "log": ("mmx.cli.plot_log_cmd", "command", "Plot what runs logged."),
+    },
+)
 def command() -> None:
     """Plot learning rates and logs."""
-
-
-command.add_command(plot_lr, "lr")
-command.add_command(plot_log, "log")

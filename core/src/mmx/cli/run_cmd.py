@@ -181,7 +181,7 @@ def build_runner(cfg: Any) -> Runner:
     if "runner_type" in cfg:
         from mmx.registry import RUNNERS
 
-        return RUNNERS.build(cfg)  # type: ignore[no-any-return]  # by contract of the registry
+        return RUNNERS.build(cfg)
     from mmx.runner import Runner
 
     return Runner.from_cfg(cfg)
