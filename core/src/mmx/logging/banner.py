@@ -99,7 +99,8 @@ def model_summary(model: torch.nn.Module, max_depth: int = 2, width: int | None 
         return text if width is None or len(text) <= width else text[: width - 1] + "…"
 
     total, trainable = count_parameters(model)
-    megabytes = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
+    sizes = [p.numel() * p.element_size() for p in model.parameters() if not _is_lazy(p)]
+    megabytes = sum(sizes) / 2**20
     last = f"{total:,} parameters, {trainable:,} trainable, {megabytes:.1f} MB"
     rule = "─" * max(len(line(row)) for row in [header, *rows])
     return "\n".join([line(header), rule, *map(line, rows), rule, last])

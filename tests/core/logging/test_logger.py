@@ -1,0 +1,268 @@
+"""The logger, per-rank files and print_log."""
+
+import copy
+import logging
+import pickle
+import re
+import sys
+
+import pytest
+
+from mmx.logging import MMLogger, print_log
+from mmx.logging import logger as module
+from mmx.logging.logger import MMFormatter, TerminalHandler
+
+pytestmark = pytest.mark.usefixtures("isolated")
+
+
+@pytest.fixture(autouse=True)
+def _close_loggers():
+    yield
+    for logger in MMLogger._instance_dict.values():
+        logger.close()
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    def set_rank(rank):
+        monkeypatch.setattr(module, "process_rank", lambda: rank)
+
+    return set_rank
+
+
+def test_lines_have_the_documented_form(tmp_path, capsys):
+    logger = MMLogger.get_instance("form", log_file=str(tmp_path / "a.log"), log_level="DEBUG")
+    for level in ("debug", "info", "warning", "error"):
+        getattr(logger, level)("welcome %d", 3)
+    lines = capsys.readouterr().out.splitlines()
+    time = r"\d\d/\d\d \d\d:\d\d:\d\d"
+    assert re.fullmatch(rf"{time} - mmx - DEBUG - welcome 3", lines[0])
+    assert re.fullmatch(rf"{time} - mmx - INFO - welcome 3", lines[1])
+    assert re.fullmatch(rf"{time} - mmx - WARNING - welcome 3", lines[2])
+    assert re.fullmatch(
+        rf"{time} - mmx - ERROR - {re.escape(__file__)} - "
+        r"test_lines_have_the_documented_form - \d+ - welcome 3",
+        lines[3],
+    )
+    in_file = (tmp_path / "a.log").read_text().splitlines()
+    assert [f"{line[:4]}" for line in in_file] == [in_file[0][:4]] * 4
+    assert [line.split("/", 1)[1] for line in in_file] == lines
+
+
+def test_a_traceback_follows_its_line(capsys):
+    logger = MMLogger.get_instance("traceback")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("it failed")
+    out = capsys.readouterr().out
+    assert "it failed\nTraceback (most recent call last):" in out
+    assert out.endswith("ValueError: broken\n")
+
+
+def test_instance_name_and_logger_name_differ():
+    logger = MMLogger.get_instance("instance", logger_name="shown")
+    assert (logger.instance_name, logger.name) == ("instance", "shown")
+    assert MMLogger.get_instance("instance") is logger
+    assert logging.getLogger("shown") is not logger
+
+
+def test_the_root_logger_is_neither_used_nor_changed(capsys):
+    class Collect(logging.Handler):
+        def __init__(self):
+            super().__init__()
+            self.records = []
+
+        def emit(self, record):
+            self.records.append(record)
+
+    root, other = logging.getLogger(), Collect()
+    handlers, level = list(root.handlers), root.level
+    root.addHandler(other)
+    try:
+        logger = MMLogger.get_instance("apart", log_level="DEBUG")
+        logger.error("only once")
+        logging.getLogger("another.library").warning("theirs")
+    finally:
+        root.removeHandler(other)
+    assert [r.getMessage() for r in other.records] == ["theirs"]
+    assert (list(root.handlers), root.level) == (handlers, level)
+    assert capsys.readouterr().out.count("only once") == 1
+
+
+def test_the_first_rank_writes_the_file_and_the_others_only_errors(tmp_path, as_rank, capsys):
+    path = tmp_path / "logs" / "tmp.log"
+    zero = MMLogger.get_instance("zero", log_file=str(path))
+    as_rank(1)
+    one = MMLogger.get_instance("one", log_file=str(path))
+    one.info("not shown")
+    one.error("shown")
+    zero.info("from zero")
+    assert (zero.log_file, one.log_file) == (str(path), None)
+    assert [p.name for p in path.parent.iterdir()] == ["tmp.log"]
+    out = capsys.readouterr().out
+    assert "not shown" not in out
+    assert "shown" in out
+    assert "from zero" in path.read_text()
+
+
+@pytest.mark.parametrize("options", [{"distributed": True}, {"log_level": "DEBUG"}])
+def test_every_rank_writes_its_file_in_the_documented_tree(tmp_path, as_rank, options):
+    for rank in (0, 1, 7, 63):
+        as_rank(rank)
+        logger = MMLogger.get_instance(f"r{rank}", log_file=str(tmp_path / "tmp.log"), **options)
+        assert len(logger.handlers) == 2
+        assert logger.handlers[0].level == (logging.ERROR if rank else logger.handlers[1].level)
+        logger.info(f"rank {rank}")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["tmp.log", "tmp_rank1.log", "tmp_rank63.log", "tmp_rank7.log"]
+    assert "rank 63" in (tmp_path / "tmp_rank63.log").read_text()
+
+
+def test_modes_of_the_file(tmp_path):
+    path = tmp_path / "a.log"
+    path.write_text("before\n")
+    MMLogger.get_instance("append", log_file=str(path), file_mode="a").info("x")
+    assert path.read_text().startswith("before\n")
+    MMLogger.get_instance("write", log_file=str(path)).info("x")
+    assert "before" not in path.read_text()
+
+
+def test_file_handlers_of_the_standard_library(tmp_path):
+    path = str(tmp_path / "a.log")
+    logger = MMLogger.get_instance(
+        "rotating", log_file=path, file_handler_cfg=dict(type="RotatingFileHandler", maxBytes=99)
+    )
+    assert isinstance(logger.handlers[1], logging.handlers.RotatingFileHandler)
+    assert logger.handlers[1].maxBytes == 99
+    logger = MMLogger.get_instance("f", log_file=path, file_handler_cfg=dict(type="FileHandler"))
+    assert type(logger.handlers[1]) is logging.FileHandler
+    with pytest.raises(ValueError, match="file_handler_cfg needs a 'type'"):
+        MMLogger.get_instance("no", log_file=path, file_handler_cfg=dict(maxBytes=1))
+    for name in ("StreamHandler", "SocketHandler", "Nothing"):
+        with pytest.raises(ValueError, match=f"does not contain {name}"):
+            MMLogger.get_instance("no", log_file=path, file_handler_cfg=dict(type=name))
+    with pytest.raises(TypeError, match="file_handler_cfg should be a dict, but got int"):
+        MMLogger.get_instance("no", log_file=path, file_handler_cfg=3)
+
+
+def test_levels(capsys):
+    with pytest.raises(ValueError, match="unknown log level 'FOO'; there are CRITICAL"):
+        MMLogger.get_instance("no", log_level="FOO")
+    with pytest.raises(TypeError, match="an int or a str, but got None"):
+        MMLogger.get_instance("no", log_level=None)
+    logger = MMLogger.get_instance("levels", log_level=logging.WARNING)
+    logger.info("quiet")
+    logger.setLevel("ERROR")
+    assert not logger.isEnabledFor(logging.WARNING)
+    logger.warning("quiet too")
+    logger.setLevel(logging.DEBUG)
+    logger.warning("loud")
+    assert "quiet" not in (out := capsys.readouterr().out)
+    assert "loud" in out
+
+
+def test_a_warning_is_shown_once(capsys):
+    logger = MMLogger.get_instance("once")
+    for number in (1, 1, 2):
+        logger.warning("careful %d", number)
+        logger.info("again")
+    out = capsys.readouterr().out
+    assert (out.count("careful 1"), out.count("careful 2"), out.count("again")) == (1, 1, 3)
+
+
+def test_colours_are_for_terminals(monkeypatch, capsys):
+    logger = MMLogger.get_instance("colour")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    logger.info("a")
+    monkeypatch.setenv("NO_COLOR", "1")
+    logger.info("b")
+    monkeypatch.undo()
+    logger.info("c")
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "\033[1;32mINFO\033[0m - a" in first
+    assert all("\033" not in line for line in others)
+
+
+def test_formatter_names_its_formats():
+    plain, coloured = MMFormatter(color=False), MMFormatter(color=True, blink=True)
+    assert plain.info_format == "%(asctime)s - %(name)s - INFO - %(message)s"
+    assert plain.err_format == (
+        "%(asctime)s - %(name)s - ERROR - %(pathname)s - %(funcName)s - %(lineno)d - %(message)s"
+    )
+    assert "\033[5m" in coloured.warn_format
+
+
+def test_output_follows_what_stdout_is(capsys):
+    logger = MMLogger.get_instance("follow")
+    with capsys.disabled():
+        pass
+    logger.info("to the captured stream")
+    assert "captured" in capsys.readouterr().out
+    assert isinstance(logger.handlers[0], logging.StreamHandler)
+    assert isinstance(logger.handlers[0], TerminalHandler)
+
+
+def test_a_failing_terminal_does_not_end_a_run(monkeypatch, capsys):
+    logger = MMLogger.get_instance("failing")
+
+    def fail(text):
+        raise OSError("gone")
+
+    monkeypatch.setattr(module.terminal, "write", fail)
+    logger.info("lost")
+    assert "OSError: gone" in capsys.readouterr().err
+
+
+def test_copies_and_pickles_are_the_instance():
+    logger = MMLogger.get_instance("itself")
+    assert pickle.loads(pickle.dumps(logger)) is logger
+    assert copy.deepcopy(logger) is logger
+
+
+def test_print_log_prints_logs_or_is_silent(capsys):
+    current = MMLogger.get_instance("current one")
+    print_log("printed")
+    print_log("silent", logger="silent")
+    print_log("to current", logger="current")
+    print_log("by name", logger="current one", level=logging.WARNING)
+    print_log("by object", logger=current)
+    print_log(["an", "object"], logger=current)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "printed"
+    assert [line.split(" - ", 2)[2] for line in lines[1:]] == [
+        "INFO - to current",
+        "WARNING - by name",
+        "INFO - by object",
+        "INFO - ['an', 'object']",
+    ]
+
+
+def test_print_log_says_who_called_it(capsys):
+    print_log("wrong", logger="current", level=logging.ERROR)
+    assert f"{__file__} - test_print_log_says_who_called_it" in capsys.readouterr().out
+
+
+def test_print_log_refuses_what_is_no_logger():
+    with pytest.raises(ValueError, match="MMLogger: nobody has not been created!"):
+        print_log("x", logger="nobody")
+    with pytest.raises(TypeError, match="but got int"):
+        print_log("x", logger=3)
+
+
+def test_current_is_the_one_bound_in_this_context():
+    first, second = MMLogger.get_instance("first"), MMLogger.get_instance("second")
+    assert MMLogger.get_current_instance() is second
+    with first.as_current():
+        assert MMLogger.get_current_instance() is first
+    assert MMLogger.get_current_instance() is second
+
+
+def test_importing_logging_imports_no_torch():
+    import subprocess
+
+    code = "import mmx.logging, sys; mmx.logging.MMLogger.get_instance('a').info('x'); "
+    code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
