@@ -131,7 +131,9 @@ def reference(rows: Any, node: int, key: str) -> tuple[int, str] | None:
         return None
     if scope == rows[node][1]:
         if "." in rest:
-            return reference(rows, node, rest)
+            below, _, last = rest.partition(".")
+            named = [c for c in children(rows, node) if rows[c][1] == below]
+            return reference(rows, named[0], last) if named else None
         return (node, rest) if rest in rows[node][2] else None
     target = None
     for other in ancestors(rows, node):

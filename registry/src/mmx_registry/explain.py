@@ -70,6 +70,9 @@ class _Elsewhere:
 def _elsewhere(registry: Registry[Any]) -> Iterator[_Elsewhere]:
     """Yield the registrations of plugins that are not active, as their sources have them."""
     attributes = {name for node in _nodes(registry) for name in lookup._attribute_names(node)}
+    if not attributes:
+        # A tree that no module has under a name: no source file can register there.
+        return
     deadline = time.monotonic() + SEARCH_LIMIT_S
     for plugin in plugins.states():
         if plugin.state == "active" or plugin.scope == plugins.CORE:

@@ -69,7 +69,10 @@ def _find(registry: Registry[Any], key: str) -> Any:
     if scope is None:
         return _find_in_chain(registry, key)
     if scope == registry._scope:
-        return _find_own(registry, rest, late=True) if "." not in rest else _find(registry, rest)
+        if "." not in rest:
+            return _find_own(registry, rest, late=True)
+        child = registry._children.get(rest.partition(".")[0])
+        return None if child is None else _find(child, rest.partition(".")[2])
     node = node_for_prefix(registry, scope)
     if node is None:
         return None
