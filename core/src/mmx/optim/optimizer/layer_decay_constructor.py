@@ -67,7 +67,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _adjusted(self, full_name: str, settings: dict[str, Any]) -> dict[str, Any]:
         layer, number = self._depths[full_name]
         scale = self.layer_decay_rate ** (number - 1 - layer)
-        lr: float = settings.get("lr", self.base_lr)
+        lr: Any = settings.get("lr", self.base_lr)
         return {**settings, "lr": lr * scale}
 
 

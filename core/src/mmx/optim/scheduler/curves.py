@@ -106,17 +106,32 @@ def one_cycle_position(step: int, ends: Sequence[float]) -> tuple[int, float]:
     return phase, (step - start) / length if length else 1.0
 
 
-def restart_position(step: int, ends: Sequence[int], periods: Sequence[int]) -> tuple[int, float]:
-    """Return the period that a step belongs to, and its progress in it, at most 1.
+def restart_position(step: int, ends: Sequence[int]) -> tuple[int, int]:
+    """Return the period that a step belongs to, and the steps done in it.
 
     Args:
-        step: The step.
-        ends: Sums of the periods so far.
-        periods: Lengths of the periods.
+        step: The step, before the end of the last period.
+        ends: Sums of the lengths of the periods so far.
     """
-    period = min(bisect_right(ends, step), len(ends) - 1)
-    start = ends[period - 1] if period else 0
-    return period, min((step - start) / periods[period], 1.0)
+    period = bisect_right(ends, step)
+    return period, step - (ends[period - 1] if period else 0)
+
+
+def cosine_restart(
+    step: int, ends: Sequence[int], weights: Sequence[float], first: float, low: float
+) -> float:
+    """Return the value of cosines that go from ``first`` times their weight to ``low``.
+
+    Args:
+        step: The step, before the end of the last period.
+        ends: Sums of the lengths of the periods so far.
+        weights: One for each period.
+        first: First value.
+        low: The low of all.
+    """
+    period, done = restart_position(step, ends)
+    length = ends[period] - (ends[period - 1] if period else 0)
+    return cosine(done, length, first * weights[period], low)
 
 
 # Ratios of successive values ------------------------------------------------------------------

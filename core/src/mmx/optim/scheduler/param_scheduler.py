@@ -894,7 +894,7 @@ class OneCycleParamScheduler(_BuildsFromEpochs, _ParamScheduler):
                 f'anneal_strategy must by one of "cos" or "linear", instead got {anneal_strategy}'
             )
         self.anneal_strategy = anneal_strategy
-        self._schedule_phases = [
+        self._schedule_phases: list[dict[str, Any]] = [
             {
                 "end_step": last,
                 f"start_{param_name}": f"{first}_{param_name}",
@@ -967,7 +967,7 @@ class CosineRestartParamScheduler(_BuildsFromEpochs, _WithLow):
     """Moves the value along cosines to its low, and starts again after each period.
 
     The policy of `SGDR <https://arxiv.org/abs/1608.03983>`_. After the last period the value
-    stays. The values come from the first ones and are not composed with other schedulers'.
+    stays. Where a period begins, what overlapping schedulers have done is undone.
 
     Args:
         optimizer: An optimizer or an optimizer wrapper.
@@ -1036,12 +1036,11 @@ class CosineRestartParamScheduler(_BuildsFromEpochs, _WithLow):
         step = self.last_step
         if step >= self.cumulative_periods[-1]:
             return 1.0
-        period, progress = curves.restart_position(step, self.cumulative_periods, self.periods)
+        period, done = curves.restart_position(step, self.cumulative_periods)
+        if done:
+            return curves.cosine_ratio(done, self.periods[period])
         weight = self.restart_weights[period]
-        return [
-            curves.cosine_between(base * weight, self._low(base), progress)
-            for base in self.base_values
-        ]
+        return [base * weight for base in self.base_values]
 
     @classmethod
     def _epochs_to_iterations(cls, kwargs: dict[str, Any], epoch_length: int) -> dict[str, Any]:
