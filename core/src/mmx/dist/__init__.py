@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mmx.dist.dist import gather as gather
     from mmx.dist.dist import gather_object as gather_object
     from mmx.dist.dist import sync_random_seed as sync_random_seed
+    from mmx.dist.objects import CollectiveError as CollectiveError
+    from mmx.dist.utils import AbsentRanksError as AbsentRanksError
+    from mmx.dist.utils import MissingEnvironmentError as MissingEnvironmentError
     from mmx.dist.utils import barrier as barrier
     from mmx.dist.utils import cast_data_device as cast_data_device
     from mmx.dist.utils import get_backend as get_backend
@@ -56,7 +59,10 @@ else:
                 "gather_object",
                 "sync_random_seed",
             ],
+            "objects": ["CollectiveError"],
             "utils": [
+                "AbsentRanksError",
+                "MissingEnvironmentError",
                 "barrier",
                 "cast_data_device",
                 "get_backend",

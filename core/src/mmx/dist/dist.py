@@ -6,7 +6,6 @@ and unpickled only between the processes of one group, which run the same code.
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from itertools import chain, zip_longest
@@ -23,13 +22,13 @@ from torch._utils import (
 )
 from torch.distributed import ProcessGroup
 
+from mmx.dist.objects import all_gather_objects, broadcast_objects, gather_objects
 from mmx.dist.utils import (
     cast_data_device,
     get_comm_device,
     get_data_device,
     get_default_group,
     get_object_group,
-    get_rank,
     get_world_size,
 )
 
@@ -53,6 +52,7 @@ def _get_reduce_op(name: str) -> Any:
         ) from None
 
 
+@torch.no_grad()
 def all_reduce(data: Tensor, op: str = "sum", group: ProcessGroup | None = None) -> None:
     """Reduce a tensor over all processes, in place.
 
@@ -65,7 +65,7 @@ def all_reduce(data: Tensor, op: str = "sum", group: ProcessGroup | None = None)
     if world_size == 1:
         return
     group = group if group is not None else get_default_group()
-    moved = cast_data_device(data, get_comm_device(group))
+    moved = cast_data_device(data, get_comm_device(group)).contiguous()
     if op.lower() == "mean":
         torch_dist.all_reduce(moved, _get_reduce_op("sum"), group)
         # Integers have no mean of their own type: as MMEngine, divide and round down.
@@ -80,7 +80,12 @@ def all_reduce(data: Tensor, op: str = "sum", group: ProcessGroup | None = None)
 
 
 def all_gather(data: Tensor, group: ProcessGroup | None = None) -> list[Tensor]:
-    """Return the tensors of all processes, in the order of ranks; shapes must be equal."""
+    """Return the tensors of all processes, in the order of ranks.
+
+    Args:
+        data: Tensor of this process; shapes and dtypes must be equal.
+        group: Process group; all processes by default.
+    """
     world_size = get_world_size(group)
     if world_size == 1:
         return [data]
@@ -93,33 +98,47 @@ def all_gather(data: Tensor, group: ProcessGroup | None = None) -> list[Tensor]:
 
 
 def gather(data: Tensor, dst: int = 0, group: ProcessGroup | None = None) -> list[Tensor]:
-    """Return the tensors of all processes on rank ``dst``; an empty list on the others."""
+    """Return the tensors of all processes on rank ``dst``; an empty list on the others.
+
+    Args:
+        data: Tensor of this process; shapes and dtypes must be equal.
+        dst: Rank (of all processes) that receives.
+        group: Process group; all processes by default.
+    """
     world_size = get_world_size(group)
     if world_size == 1:
         return [data]
     group = group if group is not None else get_default_group()
     moved = cast_data_device(data, get_comm_device(group)).contiguous()
-    here = get_rank(group) == dst
+    here = torch_dist.get_rank() == dst
     gathered = [torch.empty_like(moved) for _ in range(world_size)] if here else []
     torch_dist.gather(moved, gathered if here else None, dst, group)
     result: list[Tensor] = cast_data_device(gathered, get_data_device(data)) if here else []
     return result
 
 
+@torch.no_grad()
 def broadcast(data: Tensor, src: int = 0, group: ProcessGroup | None = None) -> None:
-    """Copy the tensor of rank ``src`` into that of every other process, in place."""
+    """Copy the tensor of rank ``src`` into that of every other process, in place.
+
+    Args:
+        data: Tensor; shapes and dtypes must be equal.
+        src: Rank (of all processes) that sends.
+        group: Process group; all processes by default.
+    """
     if get_world_size(group) == 1:
         return
     group = group if group is not None else get_default_group()
     moved = cast_data_device(data, get_comm_device(group)).contiguous()
     torch_dist.broadcast(moved, src, group)
-    if get_rank(group) != src:
+    if torch_dist.get_rank() != src:
         cast_data_device(moved, get_data_device(data), out=data)
 
 
 def sync_random_seed(group: ProcessGroup | None = None) -> int:
     """Return one random seed, the same on every process."""
-    seed = int(np.random.default_rng().integers(2**31))
+    # From NumPy's global state, as MMEngine: who seeds it gets the same run again.
+    seed = int(np.random.randint(2**31))
     if get_world_size(group) == 1:
         return seed
     told = torch.tensor(seed, dtype=torch.int64)
@@ -130,63 +149,94 @@ def sync_random_seed(group: ProcessGroup | None = None) -> int:
 def broadcast_object_list(data: list[Any], src: int = 0, group: ProcessGroup | None = None) -> None:
     """Replace the objects in a list by those of rank ``src``, in place. Lengths must be equal.
 
+    Args:
+        data: Picklable objects; on the other ranks anything, such as None.
+        src: Rank (of all processes) that sends.
+        group: Process group; by default a CPU group of all processes with a long timeout.
+
     Raises:
         TypeError: ``data`` is no list.
+        ValueError: The lists have different lengths.
+        CollectiveError: Rank ``src`` cannot pickle its objects; it raises the original error.
     """
     if not isinstance(data, list):
-        raise TypeError(f"data must be a list of objects, got {type(data).__name__}")
+        raise TypeError(f"data must be a list of objects, but got {type(data)}")
     if get_world_size(group) == 1:
         return
-    torch_dist.broadcast_object_list(data, src, group if group is not None else get_object_group())
+    group = group if group is not None else get_object_group()
+    assert group is not None
+    received = broadcast_objects(data, torch_dist.get_group_rank(group, src), group)
+    if len(received) != len(data):
+        raise ValueError(
+            f"rank {src} sends a list of {len(received)} objects, but this rank gave one of {len(data)}"
+        )
+    data[:] = received
 
 
 def all_reduce_dict(
     data: dict[str, Tensor], op: str = "sum", group: ProcessGroup | None = None
 ) -> None:
-    """Reduce each tensor of a dict over all processes, in place, in one collective.
+    """Reduce each tensor of a dict over all processes, in one collective for each dtype.
 
     Args:
-        data: Tensors of one dtype by name; the names must be equal on all processes.
-        op: As for :func:`all_reduce`; only ``'sum'`` and ``'mean'`` make sense.
+        data: Tensors by name, replaced by the results. Names and shapes must be equal on all
+            processes, which may hold them in another order; the tensors must be on one device.
+        op: As for :func:`all_reduce`.
         group: Process group.
 
     Raises:
         TypeError: ``data`` is no dict.
     """
     if not isinstance(data, dict):
-        raise TypeError(f"data must be a dict of tensors, got {type(data).__name__}")
-    if get_world_size(group) == 1:
+        raise TypeError(f"data must be a dict of tensors, but got {type(data)}")
+    if get_world_size(group) == 1 or not data:
         return
     # Sorted: the order of insertion may differ between processes.
-    keys = sorted(data)
-    device = get_data_device(data)
-    flat = _flatten_dense_tensors([data[key] for key in keys]).to(get_comm_device(group))
-    all_reduce(flat, op=op, group=group)
-    for key, value in zip(
-        keys, _unflatten_dense_tensors(flat, [data[k] for k in keys]), strict=True
-    ):
-        data[key].copy_(value.to(device))
+    by_dtype: dict[torch.dtype, list[str]] = {}
+    for key in sorted(data):
+        by_dtype.setdefault(data[key].dtype, []).append(key)
+    for keys in by_dtype.values():
+        tensors = [data[key].detach() for key in keys]
+        flat = _flatten_dense_tensors(tensors)
+        all_reduce(flat, op=op, group=group)
+        for key, value in zip(keys, _unflatten_dense_tensors(flat, tensors), strict=True):
+            # A new tensor: one that belongs to a graph must not change under it.
+            data[key] = value.clone()
 
 
 def all_gather_object(data: Any, group: ProcessGroup | None = None) -> list[Any]:
-    """Return the picklable objects of all processes, in the order of ranks."""
-    world_size = get_world_size(group)
-    if world_size == 1:
+    """Return the picklable objects of all processes, in the order of ranks.
+
+    Args:
+        data: Object of this process; it comes back as it is, the others' as copies.
+        group: Process group; by default a CPU group of all processes with a long timeout.
+
+    Raises:
+        CollectiveError: Another rank cannot pickle its object; it raises the original error.
+    """
+    if get_world_size(group) == 1:
         return [data]
-    gathered: list[Any] = [None] * world_size
-    torch_dist.all_gather_object(gathered, data, group if group is not None else get_object_group())
-    return gathered
+    group = group if group is not None else get_object_group()
+    assert group is not None
+    return all_gather_objects(data, group)
 
 
 def gather_object(data: Any, dst: int = 0, group: ProcessGroup | None = None) -> list[Any] | None:
-    """Return the picklable objects of all processes on rank ``dst``; None on the others."""
-    world_size = get_world_size(group)
-    if world_size == 1:
+    """Return the picklable objects of all processes on rank ``dst``; None on the others.
+
+    Args:
+        data: Object of this process.
+        dst: Rank (of all processes) that receives.
+        group: Process group; by default a CPU group of all processes with a long timeout.
+
+    Raises:
+        CollectiveError: Another rank cannot pickle its object; it raises the original error.
+    """
+    if get_world_size(group) == 1:
         return [data]
     group = group if group is not None else get_object_group()
-    gathered: list[Any] | None = [None] * world_size if get_rank(group) == dst else None
-    torch_dist.gather_object(data, gathered, dst, group)
-    return gathered
+    assert group is not None
+    return gather_objects(data, torch_dist.get_group_rank(group, dst), group)
 
 
 def collect_results(
@@ -195,39 +245,51 @@ def collect_results(
     """Gather the results of all processes on process 0, in the order of the data set.
 
     Process r holds the results of samples r, r + world size, …, as :class:`DefaultSampler` deals
-    them. What it repeated to make all shares equal is cut off.
+    them. What it repeated to make all shares equal is cut off. Rows that are alike (dicts of the
+    same keys) travel as columns; rows of other processes come back as copies.
 
     Args:
         results: Picklable results of this process.
         size: Length of the data set.
-        device: ``'cpu'``, or the accelerator: there the bytes travel as its tensors.
-        tmpdir: Not used: nothing is written to a shared file system.
+        device: ``'cpu'``, or ``'gpu'`` or a kind of accelerator: there the bytes travel through
+            the accelerator's group and its memory.
+        tmpdir: Not needed: MMEngine exchanges files there; here nothing is written.
 
     Returns:
         All results on process 0, None on the others.
 
     Raises:
         NotImplementedError: ``device`` is no device.
+        ValueError: ``tmpdir`` is given with another device than the CPU.
+        CollectiveError: Another rank cannot pickle its results; it raises the original error.
     """
-    if device not in ("cpu", "gpu", "cuda", "npu", "mlu", "musa", "xpu", "mps"):
+    if device not in _RESULT_DEVICES:
         raise NotImplementedError(
-            f"device must be 'cpu' or an accelerator's name, but got {device}"
+            f"device must be one of {', '.join(_RESULT_DEVICES)}, but got {device!r}"
         )
-    world_size = get_world_size()
-    if world_size == 1:
+    if tmpdir is not None and device != "cpu":
+        raise ValueError("tmpdir should be None when device is gpu")
+    if get_world_size() == 1:
         return results[:size]
-    packed = _Packed(results)
     group = get_object_group() if device == "cpu" else get_default_group()
-    parts = gather_object(packed, 0, group)
+    parts = gather_object(results, 0, group)
     if parts is None:
         return None
-    rows = [part.unpack() for part in parts]
-    ordered = [
-        row for turn in zip_longest(*rows, fillvalue=_ABSENT) for row in turn if row is not _ABSENT
-    ]
+    if len({len(part) for part in parts}) == 1:
+        ordered: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            ordered[rank :: len(parts)] = part
+    else:
+        ordered = [
+            row
+            for turn in zip_longest(*parts, fillvalue=_ABSENT)
+            for row in turn
+            if row is not _ABSENT
+        ]
     return ordered[:size]
 
 
+_RESULT_DEVICES = ("cpu", "gpu", "cuda", "npu", "mlu", "musa", "xpu", "mps")
 _ABSENT = object()
 
 
@@ -241,54 +303,6 @@ def collect_results_cpu(
 def collect_results_gpu(result_part: list[Any], size: int) -> list[Any] | None:
     """Gather results through the accelerator's group. See :func:`collect_results`."""
     return collect_results(result_part, size, "gpu")
-
-
-class _Packed:
-    """Results ready to travel: many small tensors are pickled as one, which is what costs time.
-
-    Each tensor is replaced by a place in a list of flat tensors, one for each dtype.
-    """
-
-    def __init__(self, rows: list[Any]) -> None:
-        self.data, self.flat, self.shapes = self._pack(rows)
-
-    @staticmethod
-    def _pack(rows: list[Any]) -> tuple[bytes, dict[str, Tensor], list[Any]]:
-        groups: dict[torch.dtype, list[Tensor]] = {}
-        places: list[tuple[str, int, int, tuple[int, ...]]] = []
-        offsets: dict[torch.dtype, int] = {}
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, obj: Any) -> int | None:
-                if type(obj) is not Tensor or obj.layout is not torch.strided or obj.is_quantized:
-                    return None
-                flat = obj.detach().reshape(-1)
-                dtype, length = obj.dtype, flat.numel()
-                start = offsets.get(dtype, 0)
-                groups.setdefault(dtype, []).append(flat.cpu())
-                places.append((str(dtype), start, length, tuple(obj.shape)))
-                offsets[dtype] = start + length
-                return len(places) - 1
-
-        import io
-
-        buffer = io.BytesIO()
-        Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(rows)
-        flat = {str(dtype): torch.cat(parts) for dtype, parts in groups.items()}
-        return buffer.getvalue(), flat, places
-
-    def unpack(self) -> list[Any]:
-        import io
-
-        flat, places = self.flat, self.shapes
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, pid: int) -> Tensor:
-                dtype, start, length, shape = places[pid]
-                return flat[dtype][start : start + length].reshape(shape)
-
-        rows: list[Any] = Unpickler(io.BytesIO(self.data)).load()
-        return rows
 
 
 def _all_reduce_coalesced(

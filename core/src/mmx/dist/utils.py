@@ -6,6 +6,7 @@ import datetime
 import functools
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # How long a collective of Python objects may take: an evaluation on one rank can be slow.
 OBJECT_TIMEOUT = datetime.timedelta(hours=3)
+# How long the ranks wait for each other at the start.
+STARTUP_TIMEOUT_S = 600.0
+DEFAULT_PORT = 29500
 
 _LOCAL_PROCESS_GROUP: ProcessGroup | None = None
 # (the default group it belongs to, the group); made on first use, by all ranks together.
@@ -41,7 +45,7 @@ def get_local_group() -> ProcessGroup | None:
         return None
     if _LOCAL_PROCESS_GROUP is None:
         raise RuntimeError(
-            "Local process group is not created, please use `init_local_group` to set it up."
+            "Local process group is not created, please use `init_local_group` to setup local process group."
         )
     return _LOCAL_PROCESS_GROUP
 
@@ -80,20 +84,59 @@ def infer_launcher() -> str:
     return "none"
 
 
+class MissingEnvironmentError(KeyError, ValueError):
+    """A launcher's environment variables are not set.
+
+    Attributes:
+        names: The variables.
+    """
+
+    def __init__(self, launcher: str, names: list[str], hint: str) -> None:
+        self.names = names
+        self.message = (
+            f"launcher={launcher!r} needs the environment variables {', '.join(names)}, "
+            f"which are not set: {hint}"
+        )
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        # KeyError would print the repr.
+        return self.message
+
+
+class AbsentRanksError(TimeoutError):
+    """Not all processes of a run have started in time.
+
+    Attributes:
+        ranks: Those that are absent.
+    """
+
+    def __init__(self, ranks: list[int], message: str) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
 def init_dist(
     launcher: str, backend: str = "nccl", init_backend: str = "torch", **kwargs: Any
 ) -> None:
-    """Initialise the process groups.
+    """Initialise the process groups: the one of all processes, and the CPU group of objects.
+
+    Every rank must call. All ranks are waited for; those that do not come are named.
 
     Args:
-        launcher: ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        launcher: How the processes were started: ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
         backend: torch's communication back end. ``'nccl'`` is replaced by ``'gloo'`` where no
             accelerator is available.
-        init_backend: Only ``'torch'``; ``'deepspeed'`` where that package is installed.
+        init_backend: ``'torch'``, or ``'deepspeed'`` where that package is installed.
         **kwargs: For ``torch.distributed.init_process_group``; ``timeout`` may be seconds.
+            ``startup_timeout``: seconds to wait for all ranks, by default 600. For slurm also
+            ``port``.
 
     Raises:
-        ValueError: The launcher or the timeout is none.
+        ValueError: The launcher is unknown.
+        TypeError: The timeout is no number.
+        MissingEnvironmentError: The launcher has not set its environment.
+        AbsentRanksError: Ranks have not come in time.
     """
     timeout = kwargs.get("timeout")
     if timeout is not None and not isinstance(timeout, datetime.timedelta):
@@ -101,101 +144,212 @@ def init_dist(
             kwargs["timeout"] = datetime.timedelta(seconds=timeout)
         except TypeError as error:
             raise TypeError(
-                f"the timeout of distributed training is a number of seconds, got {type(timeout).__name__}: "
-                "for example dist_cfg=dict(backend='nccl', timeout=1800)"
+                "Timeout for distributed training must be provided as timeout in seconds, but we've received the type "
+                f"{type(timeout)}. Please specify the timeout like this: dist_cfg=dict(backend='nccl', timeout=1800)"
             ) from error
-    starters: dict[str, Callable[..., None]] = {
-        "pytorch": _init_dist_pytorch,
-        "mpi": _init_dist_mpi,
-        "slurm": _init_dist_slurm,
+    prepare: dict[str, Callable[[int | None], int]] = {
+        "pytorch": _prepare_pytorch,
+        "mpi": _prepare_mpi,
+        "slurm": _prepare_slurm,
     }
-    if launcher not in starters:
+    if launcher not in prepare:
         raise ValueError(
-            f"Invalid launcher type: {launcher}; it must be one of {', '.join(starters)}"
+            f"Invalid launcher type: {launcher}; it must be one of {', '.join(prepare)}"
         )
-    if backend == "nccl" and not torch.accelerator.is_available():
+    if init_backend not in ("torch", "deepspeed"):
+        raise ValueError(
+            f'supported "init_backend" is "torch" or "deepspeed", but got {init_backend}'
+        )
+    if backend == "nccl" and not torch.cuda.is_available():
         backend = "gloo"
-    starters[launcher](backend, init_backend=init_backend, **kwargs)
+    local_rank = prepare[launcher](kwargs.pop("port", None))
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(local_rank % torch.accelerator.device_count())
+    _start(backend, init_backend, **kwargs)
 
 
-def _start(backend: str, init_backend: str, **kwargs: Any) -> None:
-    if init_backend == "torch":
-        torch_dist.init_process_group(backend=backend, **kwargs)
-    elif init_backend == "deepspeed":
+def _start(
+    backend: str, init_backend: str, startup_timeout: float = STARTUP_TIMEOUT_S, **kwargs: Any
+) -> None:
+    if init_backend == "deepspeed":
         try:
             import deepspeed
         except ImportError as error:
             raise ImportError("init_backend='deepspeed' needs it: pip install deepspeed") from error
         deepspeed.init_distributed(dist_backend=backend, **kwargs)
+    elif kwargs.keys() & {"init_method", "store", "rank", "world_size"}:
+        # The caller has a rendezvous of their own.
+        torch_dist.init_process_group(backend=backend, **kwargs)
     else:
-        raise ValueError(
-            f'supported "init_backend" is "torch" or "deepspeed", but got {init_backend}'
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = _meet(rank, world_size, startup_timeout)
+        torch_dist.init_process_group(
+            backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
         )
+    # Here all ranks are together; later a rank might be alone when it needs the group.
+    get_object_group()
 
 
-def _set_device(local_rank: int) -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.set_device_index(local_rank % torch.accelerator.device_count())
+def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
+    """Wait until all ranks have come to the store, and return it.
+
+    torch waits as well, but only tells how many are absent, not which.
+    """
+    # Its stubs do not name the stores.
+    c10d: Any = torch_dist
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun's agent has a store of its own, which outlives restarts.
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        store = c10d.TCPStore(
+            host,
+            port,
+            world_size,
+            is_master=rank == 0 and not agent,
+            timeout=timeout,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except torch_dist.DistNetworkError as error:
+        if rank == 0 and not agent:
+            raise
+        raise AbsentRanksError(
+            [0],
+            f"rank {rank} of {world_size} cannot reach rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT) within "
+            f"{timeout_s:g} s: {error}",
+        ) from error
+    if agent:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = c10d.PrefixStore(f"/worker/attempt_{attempt}", store)
+    store = c10d.PrefixStore("mmx", store)
+    # A number to ask for again and again, and names to tell who is absent.
+    store.set(f"here/{rank}", "")
+    here = store.add("number", 1)
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.01
+    while here < world_size:
+        gone = store.check(["absent"])
+        if gone or time.monotonic() > deadline:
+            absent = [r for r in range(world_size) if not store.check([f"here/{r}"])]
+            store.set("absent", "")
+            if rank == 0 and not agent:
+                # The store ends with this process: let the others see who is absent.
+                time.sleep(4 * _LONGEST_PAUSE_S)
+            raise AbsentRanksError(
+                absent,
+                f"rank {rank} of {world_size} has waited {timeout_s:g} s, but {_name_ranks(absent)} not started: look "
+                "at their output and machines, or give more time with dist_cfg=dict(startup_timeout=…)",
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        here = store.add("number", 0)
+    return store
 
 
-def _init_dist_pytorch(backend: str, init_backend: str = "torch", **kwargs: Any) -> None:
-    missing = [n for n in ("RANK", "WORLD_SIZE") if n not in os.environ]
+# Between two questions to the store, while ranks wait for each other.
+_LONGEST_PAUSE_S = 0.25
+
+
+def _name_ranks(ranks: list[int]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} has"
+    shown = ", ".join(map(str, ranks[:20])) + (", …" if len(ranks) > 20 else "")
+    return f"ranks {shown} have"
+
+
+def _need(launcher: str, names: Iterable[str], hint: str) -> None:
+    missing = [name for name in names if name not in os.environ]
     if missing:
-        raise ValueError(
-            f"launcher='pytorch' needs the environment of torchrun, but {' and '.join(missing)} is not set: start with "
-            "'torchrun --nproc-per-node N …', or choose launcher='none'"
-        )
-    _set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
-    _start(backend, init_backend, **kwargs)
+        raise MissingEnvironmentError(launcher, missing, hint)
 
 
-def _init_dist_mpi(backend: str, init_backend: str = "torch", **kwargs: Any) -> None:
-    if "OMPI_COMM_WORLD_LOCAL_RANK" not in os.environ:
-        raise ValueError(
-            "launcher='mpi' needs the environment of mpirun (OMPI_COMM_WORLD_LOCAL_RANK)"
-        )
-    _set_device(int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"]))
-    os.environ.setdefault("MASTER_PORT", "29500")
-    if "MASTER_ADDR" not in os.environ:
-        raise KeyError("The environment variable MASTER_ADDR is not set")
-    os.environ["WORLD_SIZE"] = os.environ["OMPI_COMM_WORLD_SIZE"]
-    os.environ["RANK"] = os.environ["OMPI_COMM_WORLD_RANK"]
-    _start(backend, init_backend, **kwargs)
+def _prepare_pytorch(port: int | None) -> int:
+    """Check torchrun's environment and return the local rank."""
+    _need(
+        "pytorch",
+        ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+        "start with 'torchrun --nproc-per-node N …', or choose launcher='none'",
+    )
+    return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
-def _init_dist_slurm(
-    backend: str, port: int | None = None, init_backend: str = "torch", **kwargs: Any
-) -> None:
+def _prepare_mpi(port: int | None) -> int:
+    """Translate mpirun's environment and return the local rank."""
     environ = os.environ
+    _need(
+        "mpi",
+        ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        "start with Open MPI's 'mpirun -n N …'",
+    )
+    _need("mpi", ("MASTER_ADDR",), "set it to the host of rank 0: 'mpirun -x MASTER_ADDR=…'")
+    environ.setdefault("MASTER_PORT", str(port or DEFAULT_PORT))
+    environ["RANK"] = environ["OMPI_COMM_WORLD_RANK"]
+    environ["WORLD_SIZE"] = environ["OMPI_COMM_WORLD_SIZE"]
+    environ["LOCAL_RANK"] = environ["OMPI_COMM_WORLD_LOCAL_RANK"]
+    return int(environ["LOCAL_RANK"])
+
+
+def _prepare_slurm(port: int | None) -> int:
+    """Translate srun's environment and return the local rank."""
+    environ = os.environ
+    _need(
+        "slurm",
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"),
+        "start with 'srun --ntasks=N …'",
+    )
     rank = int(environ["SLURM_PROCID"])
-    nodes = environ["SLURM_NODELIST"]
-    num_gpus = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    local_rank = int(environ.get("SLURM_LOCALID", rank % max(1, num_gpus)))
-    _set_device(local_rank)
+    num_devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 1
+    # Of old versions that do not set it.
+    local_rank = int(environ.get("SLURM_LOCALID", rank % num_devices))
     if "MASTER_ADDR" not in environ:
         environ["MASTER_ADDR"] = subprocess.run(
-            ["scontrol", "show", "hostname", nodes], capture_output=True, text=True, check=True
+            ["scontrol", "show", "hostname", environ["SLURM_NODELIST"]],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()[0]
     if port is not None:
         environ["MASTER_PORT"] = str(port)
     else:
-        environ.setdefault("MASTER_PORT", "29500")
+        environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
     environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
     environ["LOCAL_RANK"] = str(local_rank)
     environ["RANK"] = str(rank)
-    _start(backend, init_backend, **kwargs)
+    return local_rank
 
 
 def init_local_group(node_rank: int, num_gpus_per_node: int) -> None:
     """Make the group of the processes of one machine. Every rank must call this.
 
     Args:
-        node_rank: Number of the machine, 0-based.
+        node_rank: Number of this machine, 0-based.
         num_gpus_per_node: Processes on each machine.
+
+    Raises:
+        ValueError: The processes cannot be split so, or the machine has no such number.
+        RuntimeError: The process groups are not initialised.
     """
     global _LOCAL_PROCESS_GROUP
-    first = node_rank * num_gpus_per_node
-    _LOCAL_PROCESS_GROUP = torch_dist.new_group(list(range(first, first + num_gpus_per_node)))
+    if not is_distributed():
+        raise RuntimeError(
+            "init_local_group needs initialised process groups: call init_dist before"
+        )
+    world_size = torch_dist.get_world_size()
+    if num_gpus_per_node < 1 or world_size % num_gpus_per_node:
+        raise ValueError(
+            f"{world_size} processes cannot be split into machines of {num_gpus_per_node}"
+        )
+    if not 0 <= node_rank < world_size // num_gpus_per_node:
+        raise ValueError(
+            f"node_rank must be from 0 to {world_size // num_gpus_per_node - 1}, but got {node_rank}"
+        )
+    # Every process takes part in making every group, also those of other machines.
+    for node in range(world_size // num_gpus_per_node):
+        first = node * num_gpus_per_node
+        group = torch_dist.new_group(list(range(first, first + num_gpus_per_node)))
+        if node == node_rank:
+            _LOCAL_PROCESS_GROUP = group
 
 
 def get_backend(group: ProcessGroup | None = None) -> str | None:
@@ -220,13 +374,25 @@ def get_rank(group: ProcessGroup | None = None) -> int:
 
 
 def get_local_size() -> int:
-    """Return the number of processes on this machine; 1 without distribution."""
-    return get_world_size(get_local_group()) if is_distributed() else 1
+    """Return the number of processes on this machine; 1 without distribution.
+
+    From the local group, or from the launcher's environment where there is none.
+    """
+    return _local("LOCAL_WORLD_SIZE", get_world_size) if is_distributed() else 1
 
 
 def get_local_rank() -> int:
-    """Return our number among the processes of this machine; 0 without distribution."""
-    return get_rank(get_local_group()) if is_distributed() else 0
+    """Return our number among the processes of this machine; 0 without distribution.
+
+    From the local group, or from the launcher's environment where there is none.
+    """
+    return _local("LOCAL_RANK", get_rank) if is_distributed() else 0
+
+
+def _local(variable: str, ask: Callable[[ProcessGroup | None], int]) -> int:
+    if _LOCAL_PROCESS_GROUP is None and variable in os.environ:
+        return int(os.environ[variable])
+    return ask(get_local_group())
 
 
 def get_dist_info(group: ProcessGroup | None = None) -> tuple[int, int]:
@@ -304,20 +470,29 @@ def cast_data_device(data: Any, device: torch.device, out: Any = None) -> Any:
         out: Nested tensors of the same structure, which the values are copied into in place.
 
     Raises:
-        ValueError: ``out`` has another structure.
-        TypeError: ``data`` holds something else.
+        ValueError: A container is empty, or ``out`` has another length or other keys.
+        TypeError: ``data`` holds something else, or ``out`` is of another type.
     """
     if out is not None:
-        if type(data) is not type(out):
-            raise ValueError(
+        both_tensors = isinstance(data, Tensor) and isinstance(out, Tensor)
+        if type(data) is not type(out) and not both_tensors:
+            raise TypeError(
                 f"out should be the same type with data, but got data is {type(data)} "
                 f"and out is {type(out)}"
             )
         if not isinstance(data, Tensor) and len(data) != len(out):
-            raise ValueError("length of data and out should be same")
+            raise ValueError(
+                f"length of data and out should be same, but got {len(data)} and {len(out)}"
+            )
+        if isinstance(data, Mapping) and data.keys() != out.keys():
+            raise ValueError(
+                f"keys of data and out should be same, but got {list(data)} and {list(out)}"
+            )
     if isinstance(data, Tensor):
         moved = data if get_data_device(data) == device else data.to(device)
         return moved if out is None else out.copy_(moved)
+    if isinstance(data, (Mapping, list, tuple)) and not data:
+        raise ValueError("data should not be empty")
     if isinstance(data, Mapping):
         items = {
             key: cast_data_device(value, device, None if out is None else out[key])

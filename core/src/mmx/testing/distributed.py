@@ -144,7 +144,10 @@ def run_distributed(
                 process.start()
                 sender.close()
                 ranks.append((process, receiver))
-            return _gather(ranks, job)
+            results = _gather(ranks, job)
+            for process, _ in ranks:
+                process.join(_GRACE_S)
+            return results
         finally:
             for process, receiver in ranks:
                 if process.is_alive():
@@ -236,6 +239,7 @@ def _run_rank(job: _Job, rank: int, sender: Connection) -> None:
         try:
             value = _call(job, rank)
             sender.send((True, pickle.dumps(value)))
+            _leave()
         except BaseException as error:  # noqa: BLE001  # handed to the caller, whatever it is
             failure = RankFailure(
                 rank, type(error).__name__, str(error), traceback.format_exc(), time.time()
@@ -269,10 +273,18 @@ def _call(job: _Job, rank: int) -> Any:
         world_size=job.world_size,
         timeout=datetime.timedelta(seconds=job.timeout_s),
     )
-    value = function(*args, **kwargs)
+    return function(*args, **kwargs)
+
+
+def _leave() -> None:
+    """End the process group when all are ready: some may still be connecting to each other."""
+    from torch import distributed as dist
+
     if dist.is_initialized():
+        # Others may have failed; the caller knows from them.
+        with contextlib.suppress(Exception):
+            dist.barrier()
         dist.destroy_process_group()
-    return value
 
 
 def _import(name: str, file: str | None) -> None:

@@ -1,0 +1,176 @@
+"""Collectives of Python objects: bytes of exact size, and failures that every rank learns of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as torch_dist
+from torch.distributed import ProcessGroup
+
+from mmx.dist.packing import pack, unpack
+from mmx.dist.utils import get_comm_device
+
+# Payloads of all ranks together up to this many bytes travel in one collective; larger ones one
+# rank after the other, so that no process holds more than one payload beside the objects.
+_TOGETHER = 64 << 20
+# Greatest message: back ends count bytes in 32 bits.
+_CHUNK = 256 << 20
+
+
+class CollectiveError(RuntimeError):
+    """An object collective failed on another rank, which raises the original error.
+
+    Attributes:
+        rank: The rank, within the group.
+        cause: Class and text of the original error.
+    """
+
+    def __init__(self, rank: int, cause: str) -> None:
+        super().__init__(
+            f"a collective of Python objects failed on rank {rank} of its group: {cause}"
+        )
+        self.rank = rank
+        self.cause = cause
+
+
+def _describe(error: BaseException) -> Tensor:
+    text = f"{type(error).__name__}: {error}"[:4000]
+    return torch.frombuffer(bytearray(text.encode("utf-8", "replace")), dtype=torch.uint8)
+
+
+def _pack(obj: Any) -> tuple[Tensor, Exception | None]:
+    """Return the bytes of an object, or those of an error's text with the error."""
+    try:
+        return pack(obj), None
+    except Exception as error:  # noqa: BLE001  # every rank has to learn of any failure
+        return _describe(error), error
+
+
+def _sizes(own: Tensor, error: Exception | None, group: ProcessGroup) -> list[int]:
+    """Tell each other how many bytes come.
+
+    Raises:
+        CollectiveError: A rank has no bytes to send but an error; that rank raises the error.
+    """
+    device = get_comm_device(group)
+    note = torch.tensor([own.numel(), int(error is not None)], device=device)
+    notes = [torch.empty_like(note) for _ in range(torch_dist.get_world_size(group))]
+    torch_dist.all_gather(notes, note, group)
+    rows = torch.stack(notes).tolist()
+    failed = [rank for rank, (_, bad) in enumerate(rows) if bad]
+    if failed:
+        _raise_failure(own, error, failed[0], rows[failed[0]][0], group)
+    return [size for size, _ in rows]
+
+
+def _raise_failure(
+    own: Tensor, error: Exception | None, rank: int, size: int, group: ProcessGroup
+) -> None:
+    """Let the rank that failed tell all others why, and raise on every rank."""
+    here = torch_dist.get_rank(group) == rank
+    text = own.to(get_comm_device(group)) if here else _room(size, group)
+    torch_dist.broadcast(text, group=group, group_src=rank)
+    if error is not None:
+        raise error
+    raise CollectiveError(rank, bytes(text.cpu().numpy()).decode("utf-8", "replace"))
+
+
+def _room(size: int, group: ProcessGroup) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=get_comm_device(group))
+
+
+def _chunks(data: Tensor) -> Iterator[Tensor]:
+    for start in range(0, data.numel(), _CHUNK):
+        yield data[start : start + _CHUNK]
+
+
+def _padded(own: Tensor, size: int, group: ProcessGroup) -> Tensor:
+    data = _room(size, group)
+    data[: own.numel()] = own.to(data.device)
+    return data
+
+
+def all_gather_objects(obj: Any, group: ProcessGroup) -> list[Any]:
+    """Return the objects of all ranks of a group, in their order."""
+    own, error = _pack(obj)
+    sizes = _sizes(own, error, group)
+    rank = torch_dist.get_rank(group)
+    if max(sizes) * len(sizes) <= _TOGETHER:
+        sent = _padded(own, max(sizes), group)
+        parts = [torch.empty_like(sent) for _ in sizes]
+        torch_dist.all_gather(parts, sent, group)
+        return [
+            obj if other == rank else unpack(part[:size].cpu())
+            for other, (part, size) in enumerate(zip(parts, sizes, strict=True))
+        ]
+    objects = []
+    for other, size in enumerate(sizes):
+        data = own.to(get_comm_device(group)) if other == rank else _room(size, group)
+        for chunk in _chunks(data):
+            torch_dist.broadcast(chunk, group=group, group_src=other)
+        objects.append(obj if other == rank else unpack(data.cpu()))
+    return objects
+
+
+def gather_objects(obj: Any, dst: int, group: ProcessGroup) -> list[Any] | None:
+    """Return the objects of all ranks on rank ``dst`` of a group, in their order; else None.
+
+    ``dst`` gets its own object back as it is. Every rank learns of a failure to read on ``dst``.
+    """
+    rank = torch_dist.get_rank(group)
+    own, error = (_NOTHING, None) if rank == dst else _pack(obj)
+    sizes = _sizes(own, error, group)
+    objects: list[Any] | None = None
+    failure: Exception | None = None
+    if rank == dst:
+        try:
+            objects = [
+                obj if other == dst else unpack(_receive(size, other, group))
+                for other, size in enumerate(sizes)
+            ]
+        except Exception as problem:  # noqa: BLE001  # every rank has to learn of any failure
+            failure = problem
+    else:
+        for chunk in _chunks(own.to(get_comm_device(group))):
+            torch_dist.send(chunk, group=group, group_dst=dst)
+    _share_failure(failure, dst, group)
+    return objects
+
+
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
+def _receive(size: int, source: int, group: ProcessGroup) -> Tensor:
+    data = _room(size, group)
+    for chunk in _chunks(data):
+        torch_dist.recv(chunk, group=group, group_src=source)
+    return data.cpu()
+
+
+def _share_failure(failure: Exception | None, rank: int, group: ProcessGroup) -> None:
+    text = _NOTHING if failure is None else _describe(failure)
+    size = torch.tensor([text.numel()], device=get_comm_device(group))
+    torch_dist.broadcast(size, group=group, group_src=rank)
+    if int(size):
+        _raise_failure(text, failure, rank, int(size), group)
+
+
+def broadcast_objects(objects: list[Any], src: int, group: ProcessGroup) -> list[Any]:
+    """Return the list of rank ``src`` of a group."""
+    here = torch_dist.get_rank(group) == src
+    own, error = _pack(objects) if here else (_NOTHING, None)
+    note = torch.tensor([own.numel(), int(error is not None)], device=get_comm_device(group))
+    torch_dist.broadcast(note, group=group, group_src=src)
+    size, failed = note.tolist()
+    if failed:
+        _raise_failure(own, error, src, size, group)
+    data = own.to(get_comm_device(group)) if here else _room(size, group)
+    for chunk in _chunks(data):
+        torch_dist.broadcast(chunk, group=group, group_src=src)
+    if here:
+        return objects
+    received: list[Any] = unpack(data.cpu())
+    return received

@@ -1,0 +1,362 @@
+"""Collectives on 2 and 4 processes."""
+
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from mmx import dist
+from mmx.dist import objects
+from mmx.testing import run_distributed
+
+
+def _tensors() -> None:
+    rank, world_size = dist.get_dist_info()
+    total = sum(range(world_size))
+    for op, expected in {
+        "sum": float(total),
+        "mean": total / world_size,
+        "max": float(world_size - 1),
+        "min": 0.0,
+        "product": 0.0,
+    }.items():
+        data = torch.full((2, 2), float(rank))
+        dist.all_reduce(data, op)
+        assert [expected] * 4 == data.flatten().tolist(), op
+    counts = torch.tensor([rank, 3])
+    dist.all_reduce(counts, "mean")
+    assert [total // world_size, 3] == counts.tolist()
+    assert torch.int64 == counts.dtype
+    with pytest.raises(
+        ValueError, match=r"reduce op should be one of sum, product, .* but got median"
+    ):
+        dist.all_reduce(counts, "median")
+
+    # In place, also where the memory is not contiguous and where a graph would be in the way.
+    base = torch.full((2, 3), float(rank))
+    view = base.t()
+    dist.all_reduce(view, "mean")
+    assert [total / world_size] * 6 == base.flatten().tolist()
+    weight = torch.nn.Parameter(torch.full((1,), float(rank)))
+    dist.all_reduce(weight, "mean")
+    assert total / world_size == weight.item()
+
+    gathered = dist.all_gather(torch.tensor([rank, 7]))
+    assert [[r, 7] for r in range(world_size)] == [t.tolist() for t in gathered]
+    last = world_size - 1
+    gathered = dist.gather(torch.tensor([rank]).t(), dst=last)
+    assert ([[r] for r in range(world_size)] if rank == last else []) == [
+        t.tolist() for t in gathered
+    ]
+    data = torch.full((2, 3), float(rank)).t()
+    dist.broadcast(data, src=last)
+    assert [float(last)] * 6 == data.flatten().tolist()
+
+
+def _dicts_and_parameters() -> None:
+    rank, world_size = dist.get_dist_info()
+    mean = sum(range(world_size)) / world_size
+    # Another order on each rank, and several dtypes.
+    data = {"a": torch.tensor(float(rank)), "b": torch.full((2,), rank), "c": torch.ones(1) * rank}
+    kept = data["a"]
+    if rank:
+        data = dict(reversed(data.items()))
+    dist.all_reduce_dict(data, "mean")
+    assert (mean, [int(mean)] * 2, [mean]) == (
+        data["a"].item(),
+        data["b"].tolist(),
+        data["c"].tolist(),
+    )
+    assert rank == kept.item()
+    dist.all_reduce_dict({})
+
+    for options in ({"coalesce": True}, {"coalesce": False}, {"bucket_size_mb": 1}):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(rank)
+        model[1].num_batches_tracked += rank * 2
+        dist.all_reduce_params(model.parameters(), op="mean", **options)
+        dist.all_reduce_params(model.buffers(), op="mean", **options)
+        assert {mean} == {v for p in model.parameters() for v in p.flatten().tolist()}
+        assert int(mean * 2) == model[1].num_batches_tracked.item()
+
+
+def _objects() -> None:
+    rank, world_size = dist.get_dist_info()
+    last = world_size - 1
+    mine = {"rank": rank, "data": [torch.tensor(rank), "x" * (10 * rank)]}
+    everyone = dist.all_gather_object(mine)
+    assert list(range(world_size)) == [o["rank"] for o in everyone]
+    assert [10 * r for r in range(world_size)] == [len(o["data"][1]) for o in everyone]
+    assert everyone[rank] is mine
+    gathered = dist.gather_object(rank * 2, dst=last)
+    assert ([2 * r for r in range(world_size)] if rank == last else None) == gathered
+    told: list[Any] = [{"a": torch.ones(2)}, "b"] if rank == last else [None, None]
+    same = told
+    dist.broadcast_object_list(told, src=last)
+    assert same is told
+    assert (told[0]["a"].tolist(), told[1]) == ([1.0, 1.0], "b")
+    seeds = dist.all_gather_object(dist.sync_random_seed())
+    assert len(set(seeds)) == 1
+    if rank == 0:
+        dist.broadcast_object_list([1, 2])
+    else:
+        with pytest.raises(
+            ValueError, match="rank 0 sends a list of 2 objects, but this rank gave one of 1"
+        ):
+            dist.broadcast_object_list([1])
+
+
+def _large_objects() -> None:
+    # One rank after the other, in several messages each.
+    objects._TOGETHER = 100
+    objects._CHUNK = 1000
+    rank, world_size = dist.get_dist_info()
+    payload = bytes([rank]) * (5000 + rank)
+    expected = [bytes([r]) * (5000 + r) for r in range(world_size)]
+    assert expected == dist.all_gather_object(payload)
+    assert (expected if rank == 1 else None) == dist.gather_object(payload, dst=1)
+    told = [payload]
+    dist.broadcast_object_list(told, src=1)
+    assert [expected[1]] == told
+
+
+def _results(device: str) -> None:
+    rank, world_size = dist.get_dist_info()
+    samples = list(range(10))
+    # As a sampler deals them: the last ranks repeat the first samples.
+    padded = samples + samples[: -len(samples) % world_size]
+    own = [{"id": i, "x": torch.tensor(i)} for i in padded[rank::world_size]]
+    collected = dist.collect_results(own, len(samples), device)
+    if rank:
+        assert collected is None
+    else:
+        assert collected is not None
+        assert samples == [row["id"] for row in collected]
+        assert samples == [int(row["x"]) for row in collected]
+    # Shares that are uneven, without padding.
+    collected = dist.collect_results(samples[rank::world_size], len(samples), device)
+    assert (None if rank else samples) == collected
+    assert (None if rank else []) == dist.collect_results([], 0, device)
+
+
+def _groups() -> None:
+    rank, world_size = dist.get_dist_info()
+    with pytest.raises(ValueError, match="4 processes cannot be split into machines of 3"):
+        dist.init_local_group(0, 3)
+    with pytest.raises(ValueError, match="node_rank must be from 0 to 1, but got 2"):
+        dist.init_local_group(2, 2)
+    node = rank // 2
+    assert (rank, world_size) == (dist.get_local_rank(), dist.get_local_size())
+    dist.init_local_group(node, 2)
+    assert (rank % 2, 2) == (dist.get_local_rank(), dist.get_local_size())
+    local = dist.get_local_group()
+    assert (rank % 2, 2) == dist.get_dist_info(local)
+    assert (rank % 2 == 0) == dist.is_main_process(local)
+    data = torch.tensor(rank)
+    dist.all_reduce(data, group=local)
+    assert 4 * node + 1 == data.item()
+    assert [2 * node, 2 * node + 1] == dist.all_gather_object(rank, local)
+    # Sources and destinations are ranks among all processes.
+    first = 2 * node
+    told = [rank]
+    dist.broadcast_object_list(told, first + 1, local)
+    assert [first + 1] == told
+    data = torch.tensor(rank)
+    dist.broadcast(data, first + 1, local)
+    assert first + 1 == data.item()
+    assert ([first, first + 1] if rank == first + 1 else None) == dist.gather_object(
+        rank, first + 1, local
+    )
+    assert ([first, first + 1] if rank == first + 1 else []) == [
+        int(t) for t in dist.gather(torch.tensor(rank), first + 1, local)
+    ]
+    dist.barrier(local)
+
+
+def _object_group() -> None:
+    group = dist.get_object_group()
+    assert group is not None
+    assert group is not dist.get_default_group()
+    assert group is dist.get_object_group()
+    assert "gloo" == dist.get_backend(group) == dist.get_backend()
+    assert torch.device("cpu") == dist.get_comm_device(group)
+    with pytest.raises(RuntimeError, match="please use `init_local_group`"):
+        dist.get_local_group()
+
+
+class _Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("I stay here")
+
+
+class _Unreadable:
+    def __reduce__(self) -> Any:
+        return (_refuse, ())
+
+
+def _refuse() -> None:
+    raise RuntimeError("I arrive broken")
+
+
+def _failures() -> None:
+    rank = dist.get_rank()
+    for collective in (
+        dist.all_gather_object,
+        lambda o: dist.gather_object(o, 0),
+        lambda o: dist.broadcast_object_list([o], 1),
+        lambda o: dist.collect_results([o], 2),
+    ):
+        if rank == 1:
+            with pytest.raises(RuntimeError, match="I stay here"):
+                collective(_Unpicklable())
+        else:
+            with pytest.raises(
+                dist.CollectiveError, match=r"failed on rank 1.*I stay here"
+            ) as caught:
+                collective(0)
+            assert caught.value.rank == 1
+    # What cannot be read is found by the receiver, and all learn of it.
+    if rank == 0:
+        with pytest.raises(RuntimeError, match="I arrive broken"):
+            dist.collect_results([0], 2)
+    else:
+        with pytest.raises(dist.CollectiveError, match=r"failed on rank 0.*I arrive broken"):
+            dist.collect_results([_Unreadable()], 2)
+    # And everything still works.
+    assert dist.all_gather_object(rank) == [0, 1]
+
+
+@dist.master_only
+def _only_once() -> str:
+    return "done"
+
+
+def _main_process() -> str | None:
+    return _only_once()
+
+
+def test_tensors_on_two_processes() -> None:
+    run_distributed(_tensors, 2)
+
+
+def test_tensors_and_objects_on_four_processes() -> None:
+    run_distributed(_tensors, 4)
+    run_distributed(_objects, 4)
+
+
+def test_dicts_and_parameters_are_reduced() -> None:
+    run_distributed(_dicts_and_parameters, 2)
+
+
+def test_objects_on_two_processes() -> None:
+    run_distributed(_objects, 2)
+
+
+def test_large_objects_travel_one_after_the_other() -> None:
+    run_distributed(_large_objects, 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_results_are_collected_in_the_order_of_the_data_set(device: str, world_size: int) -> None:
+    run_distributed(_results, world_size, device)
+
+
+def test_local_groups_are_those_of_one_machine() -> None:
+    run_distributed(_groups, 4)
+
+
+def test_objects_have_a_group_of_their_own() -> None:
+    run_distributed(_object_group, 2)
+
+
+def test_a_failure_on_one_rank_is_raised_on_all() -> None:
+    run_distributed(_failures, 2)
+
+
+def test_master_only_runs_on_the_main_process() -> None:
+    assert run_distributed(_main_process, 2) == ["done", None]
+
+
+# Starting
+
+
+def _init(launcher: str) -> tuple[int, int, int]:
+    if launcher == "slurm":
+        os.environ["SLURM_PROCID"] = os.environ.pop("RANK")
+        os.environ["SLURM_NTASKS"] = os.environ.pop("WORLD_SIZE")
+        os.environ["SLURM_LOCALID"] = os.environ.pop("LOCAL_RANK")
+        os.environ["SLURM_NODELIST"] = "here"
+    elif launcher == "mpi":
+        os.environ["OMPI_COMM_WORLD_RANK"] = os.environ.pop("RANK")
+        os.environ["OMPI_COMM_WORLD_SIZE"] = os.environ.pop("WORLD_SIZE")
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ.pop("LOCAL_RANK")
+    assert launcher == dist.infer_launcher()
+    port = {"port": int(os.environ["MASTER_PORT"])} if launcher == "slurm" else {}
+    dist.init_dist(launcher, timeout=20, **port)
+    assert dist.get_backend() == "gloo"
+    data = torch.tensor(dist.get_rank())
+    dist.all_reduce(data)
+    dist.barrier()
+    return (*dist.get_dist_info(), int(data))
+
+
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+def test_process_groups_start_with_every_launcher(launcher: str) -> None:
+    assert run_distributed(_init, 2, launcher, init=False) == [(0, 2, 1), (1, 2, 1)]
+
+
+def _init_own_rendezvous(path: str) -> int:
+    rank = int(os.environ["RANK"])
+    dist.init_dist(
+        "pytorch", backend="gloo", init_method=f"file://{path}", rank=rank, world_size=2, timeout=20
+    )
+    return dist.get_world_size()
+
+
+def test_a_rendezvous_of_ones_own_is_used(tmp_path: Any) -> None:
+    assert run_distributed(_init_own_rendezvous, 2, str(tmp_path / "meet"), init=False) == [2, 2]
+
+
+def _init_with_absent_rank(absent: int) -> str | None:
+    if int(os.environ["RANK"]) == absent:
+        # Stays away as long as the others wait.
+        time.sleep(3)
+        return None
+    with pytest.raises(dist.AbsentRanksError) as caught:
+        dist.init_dist("pytorch", startup_timeout=1)
+    assert [absent] == caught.value.ranks
+    return str(caught.value)
+
+
+def test_a_rank_that_does_not_start_is_named() -> None:
+    texts = run_distributed(_init_with_absent_rank, 3, 1, init=False)
+    assert "rank 0 of 3 has waited 1 s, but rank 1 has not started" in texts[0]
+    assert "rank 2 of 3 has waited 1 s, but rank 1 has not started" in texts[2]
+
+
+def test_an_absent_rank_0_is_named() -> None:
+    texts = run_distributed(_init_with_absent_rank, 2, 0, init=False)
+    assert "rank 1 of 2 cannot reach rank 0 at 127.0.0.1:" in texts[1]
+
+
+def _slow_rank() -> None:
+    dist.init_dist("pytorch", timeout=1)
+    if dist.get_rank() == 1:
+        time.sleep(2)
+    assert [0, 1] == dist.all_gather_object(dist.get_rank())
+
+
+def test_objects_are_waited_for_longer_than_the_timeout_of_tensors() -> None:
+    run_distributed(_slow_rank, 2, init=False)
+
+
+def test_starting_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    run_distributed(_main_process, 2)
+    assert before == threading.active_count()
