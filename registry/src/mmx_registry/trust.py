@@ -25,6 +25,9 @@ _trusted: frozenset[str] = frozenset()
 # This package decides what is trusted, so no config may reach into it.
 _refused: frozenset[str] = frozenset({"mmx_registry"})
 
+_lasting_trusted: set[str] = set()
+_lasting_refused: set[str] = set()
+
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 
 # Decorators of the standard library leave their own wrapper around a function; the function inside
@@ -36,12 +39,14 @@ _RUNS_CODE = "what it names can run code or programs at the word of an argument"
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), tuple, list, dict, set, frozenset)
 
 
-def add(*packages: str, refuse: Iterable[str] = ()) -> None:
+def add(*packages: str, refuse: Iterable[str] = (), lasting: bool = False) -> None:
     """Trust packages for the rest of the process.
 
     Args:
         packages: Packages, such as ``"my_project"`` or ``"my_project.models"``.
         refuse: Modules inside them whose classes and functions are refused, with all below them.
+        lasting: `preserved` does not undo it: for what a module does when it is imported, since it
+            is imported but once.
 
     Raises:
         ValueError: A name is not that of a package.
@@ -52,6 +57,9 @@ def add(*packages: str, refuse: Iterable[str] = ()) -> None:
             raise ValueError(f"{name!r} is not the name of a package, such as 'my_project'")
     _trusted |= frozenset(packages)
     _refused |= frozenset(refuse)
+    if lasting:
+        _lasting_trusted.update(packages)
+        _lasting_refused.update(refuse)
 
 
 def trusted_packages() -> frozenset[str]:
@@ -202,7 +210,8 @@ class _Preserved:
 
     def __exit__(self, *exc: object) -> None:
         global _trusted, _refused
-        _trusted, _refused = self._saved
+        _trusted = self._saved[0] | _lasting_trusted
+        _refused = self._saved[1] | _lasting_refused
 
 
 def preserved() -> _Preserved:

@@ -75,6 +75,16 @@ def test_importing_the_registries_imports_no_torch():
     assert out.stdout.split() == ["False", "False"]
 
 
+def test_importing_the_registries_in_isolation_lasts():
+    code = (
+        "from mmx_registry.isolation import isolated\n"
+        "with isolated():\n    import mmx.registry as r\n"
+        "print(r.MODELS.get('torch.nn.Linear').__name__, r.MODELS.get('torch.load'))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["Linear", "None"]
+
+
 def test_module_names_that_projects_import_exist():
     from mmx.registry.build_functions import build_from_cfg
     from mmx.registry.default_scope import DefaultScope as Scope

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from mmx_registry import hookimpl as hookimpl
     from mmx_registry import json_schema as json_schema
 
-trust.add("mmx", "torch", refuse=REFUSED)
+trust.add("mmx", "torch", refuse=REFUSED, lasting=True)
 
 __all__ = [
     "Registry",
