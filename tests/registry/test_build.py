@@ -260,12 +260,30 @@ def test_default_scope_instances():
         DefaultScope("zz_only_a_name")
 
 
-def test_init_default_scope_twice_changes_the_scope():
+def test_emptying_the_table_of_scopes_unbinds_them(parts, child, monkeypatch):
+    DefaultScope.get_instance("zz_first", scope_name="zz_child")
+    monkeypatch.setattr(DefaultScope, "_instance_dict", {})
+    assert DefaultScope.get_current_instance() is None
+    with pytest.raises(KeyError, match="zz_root::part"):
+        parts.build(dict(type="Own"))
+    with DefaultScope.overwrite_default_scope("zz_child"):
+        assert type(parts.build(dict(type="Own"))).__name__ == "Own"
+
+
+def test_an_instance_that_exists_keeps_its_scope_with_a_warning():
+    DefaultScope.get_instance("zz_first", scope_name="a")
+    with pytest.warns(UserWarning, match="scope_name='b' is ignored"):
+        assert DefaultScope.get_instance("zz_first", scope_name="b").scope_name == "a"
+
+
+def test_init_default_scope_twice_changes_the_scope(caplog):
     init_default_scope("zz_one")
     init_default_scope("zz_two")
     assert DefaultScope.get_current_instance().scope_name == "zz_two"
+    assert caplog.messages == []
     init_default_scope("zz_one")
     assert DefaultScope.get_current_instance().scope_name == "zz_one"
+    assert 'The current default scope "zz_two" is not "zz_one"' in caplog.text
 
 
 def test_threads_do_not_see_each_others_scope(parts, child):

@@ -45,13 +45,17 @@ def build_from_cfg(cfg: Any, registry: Registry[Any], default_args: Any = None) 
     if "_scope_" in args:
         scope = args.pop("_scope_")
         if scope is not None:
-            token = current.set(DefaultScope("_scope_", scope))
+            token = current.set(DefaultScope("_scope_", scope, _transient=True))
             try:
                 return _build(cfg, args, _node(cfg, registry, scope))
             finally:
                 current.reset(token)
     bound = current.get()
-    if bound is None or bound._scope_name == registry._scope:
+    if (
+        bound is None
+        or bound._scope_name == registry._scope
+        or not (bound._transient or DefaultScope._instance_dict.get(bound._name) is bound)
+    ):
         node = registry
     else:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any
 
 from mmx_registry import lookup, plugins
 from mmx_registry.registry import Registry
-
-logger = logging.getLogger("mmx_registry")
 
 FILE_NAME = "modules_statistic_results.json"
 
@@ -26,7 +23,7 @@ def traverse_registry_tree(registry: Registry[Any], verbose: bool = True) -> lis
 
     Args:
         registry: Any node of the tree.
-        verbose: Log a line for each node.
+        verbose: Print a line for each node.
     """
     result = []
     pending = [registry.root]
@@ -39,9 +36,7 @@ def traverse_registry_tree(registry: Registry[Any], verbose: bool = True) -> lis
             row.setdefault(folder, []).append(name)
         result.append(row)
         if verbose:
-            logger.info(
-                "Find %d modules in %s's '%s' registry ", len(names), node._scope, node._name
-            )
+            print(f"Find {len(names)} modules in {node._scope}'s '{node._name}' registry")
         pending[:0] = node._children.values()
     return result
 
@@ -54,7 +49,7 @@ def count_registries(
     Args:
         registries: Root registries by the name to report them under.
         save_path: A folder for ``modules_statistic_results.json``.
-        verbose: Log a line for each node.
+        verbose: Print a line for each node.
     """
     result: dict[str, Any] = {
         "scan_date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
@@ -65,7 +60,7 @@ def count_registries(
     if save_path is not None:
         path = save(result, save_path)
         if verbose:
-            logger.info("Result has been saved to %s", path)
+            print(f"Result has been saved to {path}")
     return result
 
 

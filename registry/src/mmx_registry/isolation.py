@@ -43,7 +43,8 @@ def isolated() -> Iterator[None]:
             (r, dict(r._module_dict), dict(r._sources), dict(r._children))
             for r in tree.all_registries()
         ]
-        instances = dict(DefaultScope._instances)
+        instances = DefaultScope._instance_dict
+        content = dict(instances)
     token = current.set(None)
     try:
         with plugins.preserved(), trust.preserved():
@@ -52,8 +53,9 @@ def isolated() -> Iterator[None]:
         current.reset(token)
         known = {id(entry[0]) for entry in before}
         with tree._lock:
-            DefaultScope._instances.clear()
-            DefaultScope._instances.update(instances)
+            DefaultScope._instance_dict = instances
+            instances.clear()
+            instances.update(content)
             # Registries of packages that were imported inside start from nothing.
             new: list[Any] = [(r, {}, {}, {}) for r in tree.all_registries() if id(r) not in known]
             for registry, modules, sources, children in [*before, *new]:

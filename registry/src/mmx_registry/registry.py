@@ -14,7 +14,7 @@ from mmx_registry.errors import (
     DuplicateError,
     DuplicateScopeError,
 )
-from mmx_registry.scope import DefaultScope, current
+from mmx_registry.scope import DefaultScope
 
 if TYPE_CHECKING:
     # The default, not in the standard library before 3.13, lets plugins write `Registry("model")`.
@@ -229,7 +229,7 @@ class Registry(Generic[T]):
             PluginError: The plugin that owns the scope failed or may not be used.
         """
         with DefaultScope.overwrite_default_scope(scope):
-            bound = current.get()
+            bound = DefaultScope.get_current_instance()
             yield self if bound is None else self._node_of(bound._scope_name)
 
     def _node_of(self, scope: str) -> Registry[Any]:

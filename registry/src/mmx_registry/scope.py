@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from mmx_registry.errors import ArgumentTypeError
+
+logger = logging.getLogger("mmx_registry")
 
 # What a build reads first. Each thread starts without a scope and each asyncio task with a copy of
 # its parent's, as ContextVar has it; so two runners never see each other's.
@@ -30,13 +33,14 @@ class DefaultScope:
         scope_name: The scope, such as ``"mmdet"``.
     """
 
-    # By name; an entry lives until `release` or the end of the process, as in MMEngine.
-    _instances: ClassVar[dict[str, DefaultScope]] = {}
+    # By name; an entry lives until `release` or the end of the process, as in MMEngine. Tests of
+    # MMEngine's family empty it to start afresh: what is no longer in it does not count.
+    _instance_dict: ClassVar[dict[str, DefaultScope]] = {}
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    __slots__ = ("__weakref__", "_name", "_scope_name")
+    __slots__ = ("__weakref__", "_name", "_scope_name", "_transient")
 
-    def __init__(self, name: str, scope_name: str) -> None:
+    def __init__(self, name: str, scope_name: str, *, _transient: bool = False) -> None:
         if not isinstance(name, str) or not name:
             raise ArgumentTypeError(f"name must be a non-empty str, but got {name!r}")
         if not isinstance(scope_name, str):
@@ -45,6 +49,8 @@ class DefaultScope:
             )
         self._name = name
         self._scope_name = scope_name
+        # Bound for a block only, without an entry in the table.
+        self._transient = _transient
 
     def __repr__(self) -> str:
         return f"DefaultScope(name={self._name!r}, scope_name={self._scope_name!r})"
@@ -70,35 +76,38 @@ class DefaultScope:
             kwargs: ``scope_name``, needed to create one.
         """
         with cls._lock:
-            instance = cls._instances.get(name)
+            instance = cls._instance_dict.get(name)
             created = instance is None
             if instance is None:
-                instance = cls._instances[name] = cls(name, **kwargs)
+                instance = cls._instance_dict[name] = cls(name, **kwargs)
         if kwargs.get("scope_name", instance._scope_name) != instance._scope_name:
             warnings.warn(
                 f"the DefaultScope instance {name!r} exists with the scope "
                 f"{instance._scope_name!r}; scope_name={kwargs['scope_name']!r} is ignored",
                 stacklevel=2,
             )
-        if created or current.get() is None:
+        if created or cls.get_current_instance() is None:
             current.set(instance)
         return instance
 
     @classmethod
     def get_current_instance(cls) -> DefaultScope | None:
         """Return the instance bound in this context, or None."""
-        return current.get()
+        bound = current.get()
+        if bound is None or bound._transient or cls._instance_dict.get(bound._name) is bound:
+            return bound
+        return None
 
     @classmethod
     def check_instance_created(cls, name: str) -> bool:
         """Return whether there is an instance called ``name``."""
-        return name in cls._instances
+        return name in cls._instance_dict
 
     @classmethod
     def release(cls, name: str) -> None:
         """Forget the instance called ``name``; unbind it if it is bound in this context."""
         with cls._lock:
-            instance = cls._instances.pop(name, None)
+            instance = cls._instance_dict.pop(name, None)
         if instance is not None and current.get() is instance:
             current.set(None)
 
@@ -109,7 +118,7 @@ class DefaultScope:
         if scope_name is None:
             yield
             return
-        token = current.set(cls(f"overwrite-{next(_counter)}", scope_name))
+        token = current.set(cls(f"overwrite-{next(_counter)}", scope_name, _transient=True))
         try:
             yield
         finally:
@@ -126,6 +135,14 @@ def init_default_scope(scope: str) -> None:
     if bound is not None and bound.scope_name == scope:
         return
     name = scope
+    if bound is not None and DefaultScope.check_instance_created(name):
+        logger.warning(
+            'The current default scope "%s" is not "%s", `init_default_scope` will force set the '
+            'current default scope to "%s".',
+            bound.scope_name,
+            scope,
+            scope,
+        )
     while DefaultScope.check_instance_created(name):
         name = f"{scope}-{next(_counter)}"
     DefaultScope.get_instance(name, scope_name=scope)

@@ -196,7 +196,7 @@ def test_schedulers_may_count_iterations_from_epochs(scheduler_class):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({}, "convert_to_iter_based=True needs epoch_length"),
+        ({}, "`epoch_length` should be set"),
         (dict(epoch_length=7, by_epoch=False), "but by_epoch is False"),
     ],
 )

@@ -106,12 +106,13 @@ def build_scheduler_from_cfg(cfg: Any, registry: Registry[Any], default_args: An
         return build_from_cfg(merged, registry)
     if merged.get("epoch_length") is None:
         raise ArgumentValueError(
-            "convert_to_iter_based=True needs epoch_length, the number of iterations in an epoch "
-            "(the runner sets it to the length of the training data loader)"
+            "Only epoch-based parameter scheduler can be converted to iter-based, and `epoch_length` "
+            "should be set: the number of iterations in an epoch (the runner takes it from the "
+            "training data loader)"
         )
     if not merged.get("by_epoch", True):
         raise ArgumentValueError(
-            "convert_to_iter_based=True converts a scheduler that counts epochs, but by_epoch is "
+            "Only epoch-based parameter scheduler can be converted to iter-based, but by_epoch is "
             f"False in {dict(cfg.items())!r}: leave convert_to_iter_based out"
         )
     scope = merged.pop("_scope_", None)

@@ -17,7 +17,7 @@ def count_registered_modules(save_path: str | None = None, verbose: bool = True)
 
     Args:
         save_path: A folder for ``modules_statistic_results.json``.
-        verbose: Log a line for each registry.
+        verbose: Print a line for each registry.
     """
     from mmx.registry import root
 
