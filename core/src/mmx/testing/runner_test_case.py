@@ -151,7 +151,7 @@ class RunnerTestCase(TestCase):
         logging.shutdown()
         MMLogger._instance_dict.clear()
         Visualizer._instance_dict.clear()
-        DefaultScope._instances.clear()
+        DefaultScope._instance_dict.clear()
         MessageHub._instance_dict.clear()
         for registry, part in ((MODELS, ToyModel), (METRICS, ToyMetric), (DATASETS, ToyDataset)):
             registry.module_dict.pop(part.__name__, None)
