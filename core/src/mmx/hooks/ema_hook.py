@@ -68,7 +68,7 @@ class EMAHook(Hook):
         if is_model_wrapper(model):
             model = model.module
         self.src_model = model
-        self.ema_model = MODELS.build(self.ema_cfg, default_args={"model": self.src_model})
+        self.ema_model: Any = MODELS.build(self.ema_cfg, default_args={"model": self.src_model})
 
     def before_train(self, runner: RunnerLike) -> None:
         """Check the beginning, and mirror the model until it is reached.
