@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sized
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import torch
@@ -45,10 +46,23 @@ class _ResumableSampler(Sampler[int]):
         # Every rank must draw the same order, or samples would be lost and doubled.
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
-        # Samples of this rank that the next pass leaves out: consumed by `__iter__`.
+        # Samples of this rank that the next pass leaves out; 0 again once that pass has begun.
         self._start = 0
-        # Samples of this rank that the latest pass has handed out or left out.
-        self._position = 0
+        # The latest sequence handed out, its length, and the position of its first item. An iterator
+        # of a list or a range knows how much is left of it, so nothing is counted index by index.
+        self._indices: Iterator[int] | None = None
+        self._length = self._base = 0
+
+    @property
+    def _position(self) -> int:
+        """Samples of this rank that the latest pass has handed out or left out."""
+        if self._indices is None:
+            return self._start
+        return self._base + self._length - operator.length_hint(self._indices)
+
+    def _hand_out(self, indices: Sequence[int], base: int) -> Iterator[int]:
+        self._indices, self._length, self._base = iter(indices), len(indices), base
+        return self._indices
 
     def start_at(self, position: int) -> None:
         """Let the next pass begin after ``position`` samples of this rank.
@@ -58,7 +72,8 @@ class _ResumableSampler(Sampler[int]):
         """
         if position < 0:
             raise ValueError(f"position must not be negative, got {position}")
-        self._start = self._position = position
+        self._start = position
+        self._indices = None
 
     def state_dict(self) -> dict[str, int]:
         """Return seed, epoch and position, the latter counted over all ranks.
@@ -132,23 +147,22 @@ class DefaultSampler(_ResumableSampler):
 
     @honours_start
     def __iter__(self) -> Iterator[int]:
-        start, self._start = self._start, 0
-        self._position = start
+        # Some loaders make an iterator that they do not use, and then another.
+        if self._indices is not None and (self._position > self._base or not self._length):
+            self._start = 0
         size = len(self.dataset)
         if size == 0:
-            return
+            return iter(())
         if self.shuffle:
             generator = torch.Generator()
             generator.manual_seed(self.seed + self.epoch)
-            order = torch.randperm(size, generator=generator)
+            order: Sequence[int] = torch.randperm(size, generator=generator).tolist()
         else:
-            order = torch.arange(size)
+            order = range(size)
         if self.total_size > size:
-            order = order.repeat(math.ceil(self.total_size / size))[: self.total_size]
-        mine = order[self.rank : self.total_size : self.world_size][start:]
-        for index in mine.tolist():
-            self._position += 1
-            yield index
+            order = list(order) * math.ceil(self.total_size / size)
+        mine = order[self.rank : self.total_size : self.world_size][self._start :]
+        return self._hand_out(mine, self._start)
 
     def __len__(self) -> int:
         """Return the number of samples of this rank in one epoch."""
@@ -190,8 +204,8 @@ class InfiniteSampler(_ResumableSampler):
         super().start_at(position)
         self._stream = None
 
-    def _indices_of_rank(self, start: int) -> Iterator[int]:
-        """Yield this rank's indices, beginning after ``start`` of them."""
+    def _indices_of_rank(self, start: int) -> Iterator[Iterator[int]]:
+        """Yield this rank's indices, beginning after ``start`` of them, one pass after the other."""
         # Where this rank's next index lies in the stream of all ranks.
         skipped_passes, offset = divmod(start * self.world_size + self.rank, self.size)
         generator = torch.Generator()
@@ -204,7 +218,8 @@ class InfiniteSampler(_ResumableSampler):
             if order is None:
                 order = torch.arange(self.size)
             mine = order[offset :: self.world_size]
-            yield from mine.tolist()
+            yield self._hand_out(mine.tolist(), start)
+            start += len(mine)
             offset += len(mine) * self.world_size - self.size
 
     @honours_start
@@ -216,11 +231,8 @@ class InfiniteSampler(_ResumableSampler):
             )
         # As in MMEngine, a second iterator goes on where the first one stopped.
         if self._stream is None:
-            self._stream = self._indices_of_rank(self._position)
-        stream = self._stream
-        for index in stream:
-            self._position += 1
-            yield index
+            self._stream = itertools.chain.from_iterable(self._indices_of_rank(self._position))
+        return self._stream
 
     def __len__(self) -> int:
         """Return the number of samples of the data set; the stream itself has no end."""

@@ -117,6 +117,8 @@ def default_collate(data_batch: Sequence[Any]) -> Any:
         TypeError: A leaf is of a type that torch cannot collate.
     """
     first = data_batch[0]
+    if isinstance(first, torch.Tensor):
+        return torch_default_collate(data_batch)
     if isinstance(first, (BaseDataElement, str, bytes)):
         return data_batch
     if _is_namedtuple(first):

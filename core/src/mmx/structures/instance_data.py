@@ -201,6 +201,10 @@ def _as_tensor(item: Any) -> torch.Tensor:
 
 def _take(data: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
     """Return the fields at ``index``; the index is converted once for each kind of field."""
+    # A mask becomes positions once, not for each field. They are not negative.
+    is_mask = index.dtype == torch.bool
+    if is_mask:
+        index = index.nonzero().view(-1)
     array: np.ndarray | None = None
     positions: list[int] | None = None
     on_cpu = index if index.device.type == "cpu" else None
@@ -208,7 +212,7 @@ def _take(data: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
     for name, value in data.items():
         if isinstance(value, torch.Tensor):
             if value.device == index.device:
-                taken[name] = value[index]
+                taken[name] = value.index_select(0, index) if is_mask else value[index]
                 continue
             # Any tensor takes an index on the CPU.
             on_cpu = index.cpu() if on_cpu is None else on_cpu
@@ -220,8 +224,7 @@ def _take(data: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
             hasattr(value, "__getitem__") and hasattr(value, "cat")
         ):
             if positions is None:
-                chosen = index.nonzero().view(-1) if index.dtype == torch.bool else index
-                positions = chosen.tolist()
+                positions = index.tolist()
             taken[name] = _pick(value, positions)
         else:
             raise ValueError(
