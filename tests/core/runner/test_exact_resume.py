@@ -245,6 +245,19 @@ def test_leaving_out_a_part_of_the_state_breaks_the_equality(
     assert not same_state(whole[0].model.state_dict(), resumed[0].model.state_dict())
 
 
+@pytest.mark.parametrize("kind", [EPOCHS, ITERS])
+def test_resuming_a_run_that_had_ended_changes_nothing(make_runner, parts, tmp_path, kind):
+    """Not even the random state that it leaves behind."""
+    saves = {"checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 1}}
+    whole, *_ = run(make_runner, parts, tmp_path / "w", kind=kind, default_hooks=saves)
+    after = torch.get_rng_state()
+    arguments = {"kind": kind, "default_hooks": saves, "resume": True}
+    resumed, rest, _ = run(make_runner, parts, tmp_path / "w", **arguments)
+    assert rest.samples == []
+    assert torch.equal(after, torch.get_rng_state())
+    assert same_state(whole.model.state_dict(), resumed.model.state_dict())
+
+
 def test_random_states_come_back_exactly():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     random.gauss(0, 1), np.random.randn()  # leaves half a pair behind

@@ -143,8 +143,9 @@ def test_loops_are_built_with_dicts_of_loaders_and_know_their_runner(make_runner
 
 @pytest.mark.parametrize("kind", [ValLoop, TestLoop])
 def test_an_evaluator_of_another_type_is_an_error(make_runner, parts, kind):
-    with pytest.raises(TypeError, match="evaluator must be one of dict, list or Evaluator"):
-        kind(make_runner(), parts.loader(), parts.Accuracy())
+    with pytest.raises(TypeError, match="evaluator must be one of dict, list, metric or Evaluator"):
+        kind(make_runner(), parts.loader(), 3)
+    assert isinstance(kind(make_runner(), parts.loader(), parts.Accuracy()).evaluator, Evaluator)
 
 
 def test_dynamic_intervals_are_pairs():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmx import dataset
-from mmx.evaluator import Evaluator
+from mmx.evaluator import BaseMetric, Evaluator
 from mmx.hooks.hook import Hook
 from mmx.registry import (
     EVALUATOR,
@@ -49,6 +49,8 @@ def build_evaluator(evaluator: Any) -> Evaluator:
     """Return an evaluator. See :meth:`mmx.runner.Runner.build_evaluator`."""
     if isinstance(evaluator, Evaluator):
         return evaluator
+    if isinstance(evaluator, BaseMetric):
+        return Evaluator(evaluator)
     if isinstance(evaluator, Mapping):
         if "metrics" in evaluator:
             return EVALUATOR.build({"type": "Evaluator", **evaluator})

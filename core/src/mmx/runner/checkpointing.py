@@ -240,7 +240,9 @@ def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor] | None:
 
 
 def _is_accumulating(wrapper: Any) -> bool:
-    return getattr(wrapper, "accumulated_gradients", lambda: None)() is not None
+    counts = getattr(wrapper, "_accumulative_counts", 1)
+    done = getattr(wrapper, "_inner_count", 0)
+    return counts > 1 and done % counts != 0 and done != getattr(wrapper, "_max_counts", -1)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mmx.checkpoint import unwrap
 from mmx.dataset import iterate_from
 from mmx.dist import all_reduce, get_world_size
-from mmx.evaluator import Evaluator
+from mmx.evaluator import BaseMetric, Evaluator
 from mmx.logging import HistoryBuffer, print_log
 from mmx.registry import LOOPS
 from mmx.runner.amp import autocast
@@ -153,6 +153,12 @@ class _TrainLoop(BaseLoop):
         elif self.val_before_train and state.iter == 0:
             self._validate()
 
+    def _take_up_stream(self) -> None:
+        """Set the random state of the position that was resumed, unless that has been done."""
+        resume, self._resume_stream = self._resume_stream, None
+        if resume is not None:
+            restore_random_state(resume)
+
     def _open(self, epoch: int) -> Iterator[Any]:
         """Return an iterator over the rest of the current pass over the data.
 
@@ -236,16 +242,15 @@ class EpochBasedTrainLoop(_TrainLoop):
                 self._validate()
             state.validation_due = False
         self._stop.close()
+        self._take_up_stream()
         runner.call_hook("after_train")
         return runner.model
 
     def run_epoch(self) -> None:
         """Train on one pass over the data, or on what a resumed run has left of it."""
         runner, state = self._runner, self._state
-        resume = self._resume_stream
-        if resume is not None and not self._skip_batches:
-            restore_random_state(resume)
-            self._resume_stream = None
+        if not self._skip_batches:
+            self._take_up_stream()
         runner.call_hook("before_train_epoch")
         runner.model.train()
         skip = self._skip_batches
@@ -413,9 +418,8 @@ class IterBasedTrainLoop(_TrainLoop):
         runner.call_hook("before_train_epoch")
         self._validate_first()
         iterator = self.dataloader_iterator
-        if self._resume_stream is not None and not self._skip_batches:
-            restore_random_state(self._resume_stream)
-            self._resume_stream = None
+        if not self._skip_batches:
+            self._take_up_stream()
         run_iter, is_due, stop = self.run_iter, self._is_validation_due, self._stop
         decides = (
             len(self.dynamic_milestones) > 1
@@ -435,6 +439,7 @@ class IterBasedTrainLoop(_TrainLoop):
             if state.validation_due:
                 self._validate()
         self._stop.close()
+        self._take_up_stream()
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
@@ -509,12 +514,12 @@ class _EvalLoop(BaseLoop):
     def _build_evaluator(self, evaluator: Any) -> Evaluator:
         if isinstance(evaluator, tuple):
             evaluator = list(evaluator)
-        if isinstance(evaluator, dict | list):
+        if isinstance(evaluator, dict | list | BaseMetric):
             return self._runner.build_evaluator(evaluator)
         if not isinstance(evaluator, Evaluator):
             raise TypeError(
-                "evaluator must be one of dict, list or Evaluator instance, "
-                f"but got {type(evaluator).__name__}; put a metric into a list: [{evaluator!r}]"
+                "evaluator must be one of dict, list, metric or Evaluator instance, "
+                f"but got {evaluator!r}"
             )
         return evaluator
 

@@ -14,7 +14,7 @@ from mmx.checkpoint import find_latest_checkpoint, unwrap
 from mmx.config import Config
 from mmx.device import get_device
 from mmx.dist import get_rank, get_world_size, master_only
-from mmx.evaluator import Evaluator
+from mmx.evaluator import BaseMetric, Evaluator
 from mmx.hooks.hook import Hook
 from mmx.hooks.priority import Priority, get_priority
 from mmx.logging import MessageHub, MMLogger
@@ -123,8 +123,8 @@ class Runner:
         auto_scale_lr: dict[str, Any] | None = None,
         optim_wrapper: BaseOptimWrapper | dict[str, Any] | None = None,
         param_scheduler: Any = None,
-        val_evaluator: Evaluator | dict[str, Any] | list[Any] | None = None,
-        test_evaluator: Evaluator | dict[str, Any] | list[Any] | None = None,
+        val_evaluator: Evaluator | BaseMetric | dict[str, Any] | list[Any] | None = None,
+        test_evaluator: Evaluator | BaseMetric | dict[str, Any] | list[Any] | None = None,
         default_hooks: dict[str, Any] | None = None,
         custom_hooks: list[Any] | None = None,
         data_preprocessor: nn.Module | dict[str, Any] | None = None,
@@ -642,11 +642,13 @@ class Runner:
             optim_wrapper, auto_scale_lr["base_batch_size"], size, self._world_size
         )
 
-    def build_evaluator(self, evaluator: dict[str, Any] | list[Any] | Evaluator) -> Evaluator:
+    def build_evaluator(
+        self, evaluator: dict[str, Any] | list[Any] | BaseMetric | Evaluator
+    ) -> Evaluator:
         """Return an evaluator.
 
         Args:
-            evaluator: An evaluator; a metric's dict; a list of metrics or their dicts; or an
+            evaluator: An evaluator; a metric or a metric's dict; a list of these; or an
                 evaluator's dict, with ``metrics`` and perhaps ``type``.
         """
         return builders.build_evaluator(evaluator)

@@ -159,10 +159,10 @@ class FSDPStrategy(DDPStrategy):
 
     def _whole_state(self, wrapper: Any) -> dict[str, Any]:
         whole = dict(get_optimizer_state_dict(self.model, wrapper.optimizer, options=_WHOLE))
-        scaler = getattr(wrapper, "loss_scaler", None)
-        if scaler is not None:
-            whole["loss_scaler"] = scaler.state_dict()
-        return whole
+        extra = dict(wrapper.extra_state_dict())
+        # Each rank has its own sums, which the engine's part of a checkpoint holds.
+        extra.pop("accumulation", None)
+        return {**whole, **extra}
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Shard the whole state of the optimizer, which every rank holds."""
@@ -172,16 +172,15 @@ class FSDPStrategy(DDPStrategy):
             else {None: self.optim_wrapper}
         )
         for name, wrapper in wrappers.items():
-            whole = dict(state_dict if name is None else state_dict[name])
-            scaler = whole.pop("loss_scaler", None)
+            given = state_dict if name is None else state_dict[name]
+            whole = {key: given[key] for key in ("state", "param_groups")}
             set_optimizer_state_dict(
                 self.model,
                 wrapper.optimizer,
                 whole,
                 options=StateDictOptions(full_state_dict=True),
             )
-            if scaler is not None:
-                wrapper.loss_scaler.load_state_dict(scaler)
+            wrapper.load_extra_state_dict({k: v for k, v in given.items() if k not in whole})
 
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
