@@ -441,6 +441,62 @@ def test_finding_a_module_imports_no_parent(site):
     assert "loud" not in sys.modules
 
 
+def test_namespace_packages_have_an_index(site):
+    site.write(
+        {
+            "zzspace/inner/registry.py": """
+            from mmx_registry import Registry
+            PARTS = Registry('part', scope='zzspace', locations=['zzspace.inner.parts'])
+            """,
+            "zzspace/inner/parts/a.py": """
+            from zzspace.inner.registry import PARTS
+            @PARTS.register_module()
+            class P: pass
+            """,
+        }
+    )
+    assert index.find_spec("zzspace.inner.parts.a").origin.endswith("a.py")
+    assert set(index.index_of("zzspace.inner.parts").entries) == {"P"}
+    assert "zzspace" not in sys.modules
+    index.forget()
+    from zzspace.inner.registry import PARTS
+
+    assert PARTS.names() == ["P"]
+    assert PARTS.get("P").__name__ == "P"
+
+
+def test_packages_that_an_import_hook_finds_have_an_index(tmp_path, monkeypatch):
+    """Editable installs of setuptools work so."""
+    from importlib.util import spec_from_file_location
+
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "registry.py").write_text(
+        "from mmx_registry import Registry\n"
+        "PARTS = Registry('part', scope='zzedit', locations=['zzedit.parts'])\n"
+    )
+    (folder / "parts.py").write_text(
+        "from zzedit.registry import PARTS\n@PARTS.register_module()\nclass P: pass\n"
+    )
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "zzedit":
+                return spec_from_file_location(name, folder / "__init__.py")
+            return None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert set(index.index_of("zzedit.parts").entries) == {"P"}
+    assert "zzedit" not in sys.modules
+    from zzedit.registry import PARTS
+
+    assert PARTS.get("P").__name__ == "P"
+    for name in ("zzedit", "zzedit.registry", "zzedit.parts"):
+        del sys.modules[name]
+
+
 def test_site_is_left_as_it_was(tmp_path):
     before = list(sys.path)
     with Site(tmp_path) as site:

@@ -490,7 +490,7 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
             path = getattr(parent_module, "__path__", None)
         else:
             parent_spec = find_spec(parent)
-            path = None if parent_spec is None else parent_spec.submodule_search_locations
+            path = None if parent_spec is None else search_locations(parent_spec)
         if path is None:
             return None
     for finder in sys.meta_path:
@@ -501,9 +501,29 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
             spec = find(name, path)
         except (ImportError, ValueError, TypeError):
             continue
+        except KeyError:
+            # A namespace package inside a package that is not imported: Python asks the parent for
+            # its path, where we know it already.
+            spec = _namespace_spec(name, path)
         if spec is not None:
             return spec
     return None
+
+
+def _namespace_spec(name: str, path: Iterable[str] | None) -> importlib.machinery.ModuleSpec | None:
+    tail = name.rpartition(".")[2]
+    folders = [os.path.join(p, tail) for p in path or () if os.path.isdir(os.path.join(p, tail))]
+    if not folders:
+        return None
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec
+
+
+def search_locations(spec: importlib.machinery.ModuleSpec) -> list[str] | None:
+    """Return where the sub-modules of a package are looked for, or None if it is no package."""
+    locations = spec.submodule_search_locations
+    return None if locations is None else list(locations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,7 +550,7 @@ def walk(spec: importlib.machinery.ModuleSpec, *, deep: bool = True) -> Iterator
             yield source
     if not deep:
         return
-    for directory in list(spec.submodule_search_locations):
+    for directory in search_locations(spec) or ():
         if os.path.isdir(directory):
             yield from _walk_directory(directory, spec.name, top=True)
         else:
@@ -717,8 +737,7 @@ def _build(location: str) -> LocationIndex | None:
     spec = find_spec(location)
     if spec is None or (spec.loader is None and spec.submodule_search_locations is None):
         return None
-    roots = spec.submodule_search_locations
-    origin = spec.origin or (next(iter(roots), "") if roots is not None else "")
+    origin = spec.origin or next(iter(search_locations(spec) or ()), "")
     cache_file = _cache_file(location, origin)
     cached = _load_cache(cache_file)
     rows: list[tuple[_Source, list[Any]]] = []

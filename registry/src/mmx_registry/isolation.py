@@ -128,6 +128,7 @@ class Site:
     def forget(self) -> None:
         """Forget the modules imported from here, so that they are imported anew."""
         here = str(self.folder) + os.sep
+        found = []
         for name, module in list(sys.modules.items()):
             # Only what is a module: some packages put other objects there, whose attributes are
             # made on demand.
@@ -137,7 +138,10 @@ class Site:
             path = facts.get("__path__")
             places = [facts.get("__file__"), *(path if isinstance(path, Iterable) else ())]
             if any(str(place).startswith(here) for place in places):
-                del sys.modules[name]
+                found.append(name)
+        # Not before all are found: a namespace package looks at its parent for its path.
+        for name in found:
+            del sys.modules[name]
 
     def write(self, files: Mapping[str, str], below: str = "") -> Path:
         """Write files, by their path relative to a folder below this one; return that folder."""
