@@ -15,19 +15,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _isolate() -> Iterator[None]:
+    """Undo what a test does to registries, plugins, scopes, named instances and back ends."""
+    from mmx.testing.isolation import isolate
+
+    with isolate():
+        yield
+
+
 @pytest.fixture
 def isolated() -> Iterator[None]:
-    """Undo what a test does to registries, current instances, scopes and random state."""
+    """Undo what a test does to random state and torch's settings."""
     import random
 
     import numpy as np
     import torch
 
-    from mmx.testing.isolation import isolate
-
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    with isolate():
-        yield
+    yield
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])

@@ -1,6 +1,7 @@
 """Each distribution builds a wheel that installs alone and works."""
 
 import email
+import os
 import subprocess
 import sys
 import venv
@@ -59,7 +60,9 @@ def test_the_wheel_holds_types_configs_and_metadata(name: str, wheels: dict[str,
 
 
 def run(python: Path, *arguments: str) -> str:
-    result = subprocess.run([str(python), *arguments], capture_output=True, text=True, check=False)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [str(python), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

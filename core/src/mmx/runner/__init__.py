@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 from mmx._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from mmx.checkpoint import CheckpointLoader as CheckpointLoader
-    from mmx.checkpoint import find_latest_checkpoint as find_latest_checkpoint
-    from mmx.checkpoint import get_state_dict as get_state_dict
-    from mmx.checkpoint import load_checkpoint as load_checkpoint
-    from mmx.checkpoint import load_state_dict as load_state_dict
-    from mmx.checkpoint import save_checkpoint as save_checkpoint
-    from mmx.checkpoint import weights_to_cpu as weights_to_cpu
     from mmx.runner._flexible_runner import FlexibleRunner as FlexibleRunner
     from mmx.runner.activation_checkpointing import (
         turn_on_activation_checkpointing as turn_on_activation_checkpointing,
     )
     from mmx.runner.amp import autocast as autocast
     from mmx.runner.base_loop import BaseLoop as BaseLoop
+    from mmx.runner.checkpoint import CheckpointLoader as CheckpointLoader
+    from mmx.runner.checkpoint import find_latest_checkpoint as find_latest_checkpoint
+    from mmx.runner.checkpoint import get_state_dict as get_state_dict
+    from mmx.runner.checkpoint import load_checkpoint as load_checkpoint
+    from mmx.runner.checkpoint import load_state_dict as load_state_dict
+    from mmx.runner.checkpoint import save_checkpoint as save_checkpoint
+    from mmx.runner.checkpoint import weights_to_cpu as weights_to_cpu
     from mmx.runner.log_processor import LogProcessor as LogProcessor
     from mmx.runner.loops import EpochBasedTrainLoop as EpochBasedTrainLoop
     from mmx.runner.loops import IterBasedTrainLoop as IterBasedTrainLoop
