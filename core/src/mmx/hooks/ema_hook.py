@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from mmx.checkpoint import load_state_dict
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.logging import print_log
 from mmx.model import is_model_wrapper
@@ -21,16 +24,22 @@ class EMAHook(Hook):
     """Average the weights while training; validate, test and publish with the average.
 
     In a checkpoint ``state_dict`` holds the averaged weights, which is what is used afterwards, and
-    ``ema_state_dict`` the other ones under the averaged model's keys, as MMEngine writes them; on
-    resume they are swapped back. A checkpoint without an average can be resumed: averaging then
-    begins with its weights. One with an average can be used without this hook.
+    ``ema_state_dict`` the ones in training under the averaged model's keys, as MMEngine writes
+    them; :func:`mmx.model.averaged_model.source_state_dict` takes them out. What a checkpoint is
+    good for:
+
+    - saved with an average, resumed with this hook: weights and average go on exactly;
+    - saved without, resumed with: the average begins with the checkpoint's weights;
+    - saved with, loaded or resumed without this hook: the averaged weights are used;
+    - loaded, not resumed, with this hook: weights and average begin with what is in ``state_dict``.
 
     Args:
-        ema_type: Averaged model in ``MODELS``.
-        strict_load: Whether ``ema_state_dict`` must match exactly.
-        begin_iter: Iteration from which to average, 0-based.
-        begin_epoch: Epoch from which to average, 0-based; not with ``begin_iter``.
-        **kwargs: Arguments of the averaged model.
+        ema_type: Averaged model in ``MODELS``, by name or class.
+        strict_load: Whether the state of the average must match exactly when it is loaded.
+        begin_iter: Average from this iteration on, counted from 1; until then the average is a copy
+            of the weights. 0 is from the first.
+        begin_epoch: Average from this epoch on, counted from 1; not with ``begin_iter``.
+        **kwargs: Arguments of the averaged model, such as ``momentum``.
 
     Raises:
         ValueError: A beginning is negative, or both are given.
@@ -48,30 +57,41 @@ class EMAHook(Hook):
     ) -> None:
         self.strict_load = strict_load
         self.ema_cfg = {"type": ema_type, **kwargs}
-        if begin_iter < 0 or begin_epoch < 0:
+        if begin_iter < 0:
             raise ValueError(
-                f"`begin_iter` and `begin_epoch` must not be negative, got {begin_iter} and {begin_epoch}"
+                f"`begin_iter` must be larger than or equal to 0, but got begin_iter: {begin_iter}"
+            )
+        if begin_epoch < 0:
+            raise ValueError(
+                f"`begin_epoch` must be larger than or equal to 0, but got begin_epoch: {begin_epoch}"
             )
         if begin_iter and begin_epoch:
-            raise ValueError("`begin_iter` and `begin_epoch` should not be both set.")
+            raise ValueError(
+                f"`begin_iter` and `begin_epoch` should not be both set, got {begin_iter} and {begin_epoch}"
+            )
         self.begin_iter = begin_iter
         self.begin_epoch = begin_epoch
-        # A disabled hook leaves checkpoints alone: there is no training that made an average.
         self.enabled_by_epoch = begin_epoch > 0
 
-    # Whether the model holds the average.
+    # Whether the model holds the average, and the average's module the weights in training.
     _swapped = False
 
+    src_model: Any = None
+    ema_model: Any = None
+
     def before_run(self, runner: RunnerLike) -> None:
-        """Make the averaged model from the model."""
+        """Make the averaged model from the model, unless an earlier run of this runner has."""
         model = runner.model
         if is_model_wrapper(model):
             model = model.module
+        if self.src_model is model:
+            # `runner.val()` after `runner.train()` validates what was averaged in training.
+            return
         self.src_model = model
-        self.ema_model: Any = MODELS.build(self.ema_cfg, default_args={"model": self.src_model})
+        self.ema_model = MODELS.build(self.ema_cfg, default_args={"model": model})
 
     def before_train(self, runner: RunnerLike) -> None:
-        """Check the beginning, and mirror the model until it is reached.
+        """Check the beginning; take over weights that were initialised or loaded since.
 
         Raises:
             ValueError: Averaging would begin after training has ended.
@@ -79,14 +99,17 @@ class EMAHook(Hook):
         if self.enabled_by_epoch:
             if runner.max_epochs is not None and self.begin_epoch > runner.max_epochs:
                 raise ValueError(
-                    f"self.begin_epoch should be smaller than or equal to runner.max_epochs: "
+                    "self.begin_epoch should be smaller than or equal to runner.max_epochs: "
                     f"{runner.max_epochs}, but got begin_epoch: {self.begin_epoch}"
                 )
         elif runner.max_iters is not None and self.begin_iter > runner.max_iters:
             raise ValueError(
-                f"self.begin_iter should be smaller than or equal to runner.max_iters: "
+                "self.begin_iter should be smaller than or equal to runner.max_iters: "
                 f"{runner.max_iters}, but got begin_iter: {self.begin_iter}"
             )
+        if self.ema_model is not None and not self.ema_model.steps:
+            # A validation before the first update must not see the weights of before_run.
+            self._mirror()
 
     def after_train_iter(
         self,
@@ -95,18 +118,11 @@ class EMAHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Take the new weights into the average."""
+        """Take the new weights into the average, or copy them until averaging begins."""
         if self._ema_started(runner):
             self.ema_model.update_parameters(self.src_model)
         else:
-            for average, value in zip(
-                itertools.chain(
-                    self.ema_model.module.parameters(), self.ema_model.module.buffers()
-                ),
-                itertools.chain(self.src_model.parameters(), self.src_model.buffers()),
-                strict=True,
-            ):
-                average.data.copy_(value.data)
+            self._mirror()
 
     def before_val_epoch(self, runner: RunnerLike) -> None:
         """Put the average into the model."""
@@ -136,12 +152,11 @@ class EMAHook(Hook):
     def before_save_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Save the average as the weights, and the weights beside it."""
         checkpoint["ema_state_dict"] = self.ema_model.state_dict()
-        self._swap_ema_state_dict(checkpoint)
+        if not self._swapped:
+            self._swap_ema_state_dict(checkpoint)
 
     def after_load_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Take the average from a checkpoint; without one, begin with its weights."""
-        from mmx.checkpoint import load_state_dict
-
         resuming = getattr(runner, "_resume", False)
         if "ema_state_dict" in checkpoint and resuming:
             self._swap_ema_state_dict(checkpoint)
@@ -149,30 +164,43 @@ class EMAHook(Hook):
             return
         if resuming:
             print_log(
-                "There is no `ema_state_dict` in checkpoint. `EMAHook` will make a copy of `state_dict` as the initial "
-                "`ema_state_dict`",
+                "There is no `ema_state_dict` in checkpoint. `EMAHook` will make a copy of `state_dict` as the "
+                "initial `ema_state_dict`",
                 logger="current",
                 level=logging.WARNING,
             )
-        # Weights that are only loaded are those to use: the average starts from them.
+        # A file may hold bare weights, and weights may have been saved through a wrapper.
+        state = checkpoint.get("state_dict", checkpoint)
         load_state_dict(
-            self.ema_model.module, copy.deepcopy(checkpoint["state_dict"]), strict=self.strict_load
+            self.ema_model.module,
+            {key.removeprefix("module."): value for key, value in state.items()},
+            strict=self.strict_load,
+            logger="current",
         )
 
-    def _swap_ema_parameters(self) -> None:
-        """Exchange the values of the model and the average.
-
-        By copying: what else holds the tensors (optimizers, captured graphs) must not see others.
-        """
+    def _tensor_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         average, model = self.ema_model.module, self.src_model
         for ours, theirs in zip(
             itertools.chain(average.parameters(), average.buffers()),
             itertools.chain(model.parameters(), model.buffers()),
             strict=True,
         ):
-            kept = ours.data.clone()
-            ours.data.copy_(theirs.data)
-            theirs.data.copy_(kept)
+            yield ours.data, theirs.data
+
+    def _mirror(self) -> None:
+        for average, value in self._tensor_pairs():
+            average.copy_(value)
+
+    def _swap_ema_parameters(self) -> None:
+        """Exchange the values of the model and the average.
+
+        By copying: what else holds the tensors (optimizers, captured graphs) must not see others.
+        One at a time, so that no second copy of the model is in memory.
+        """
+        for average, value in self._tensor_pairs():
+            kept = average.clone()
+            average.copy_(value)
+            value.copy_(kept)
         self._swapped = not self._swapped
 
     def _swap_ema_state_dict(self, checkpoint: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from operator import getitem, is_
 from typing import Any, Self
 
 import torch
@@ -14,11 +16,51 @@ from mmx.logging import print_log
 from mmx.registry import MODELS
 
 
+def averaged_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the averaged weights of a checkpoint, under the model's own names.
+
+    :class:`mmx.hooks.EMAHook` and MMEngine's save the average as ``state_dict``, because it is what
+    a checkpoint is used for, and the weights in training under ``ema_state_dict``; so does a file
+    in which nothing was averaged hold its weights in ``state_dict``.
+
+    Args:
+        checkpoint: What a checkpoint file holds, or a bare state dict, or the state of a
+            :class:`BaseAveragedModel` (``steps`` and ``module.*``).
+    """
+    state = dict(checkpoint.get("state_dict", checkpoint))
+    if "steps" in state and all(key == "steps" or key.startswith("module.") for key in state):
+        return {
+            key.removeprefix("module."): value for key, value in state.items() if key != "steps"
+        }
+    return state
+
+
+def source_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights that were in training when a checkpoint with an average was saved.
+
+    Raises:
+        KeyError: The checkpoint holds no average, so that its ``state_dict`` is what was in training.
+    """
+    if "ema_state_dict" not in checkpoint:
+        raise KeyError(
+            "the checkpoint holds no 'ema_state_dict': it was saved without EMAHook, "
+            "its 'state_dict' is what was in training"
+        )
+    return {
+        key.removeprefix("module."): value
+        for key, value in checkpoint["ema_state_dict"].items()
+        if key.startswith("module.")
+    }
+
+
 class BaseAveragedModel(nn.Module):
     """Base class of averaged models.
 
     Holds a copy of a model, ``module``, whose parameters are an average of those of the model; the
     first update copies them. Saved are ``module.*`` and ``steps``, the number of updates seen.
+
+    A subclass says in :meth:`avg_func` how one tensor is averaged. One that can do it for many
+    tensors at once also overrides :meth:`avg_many`.
 
     Args:
         model: The model.
@@ -26,6 +68,9 @@ class BaseAveragedModel(nn.Module):
         device: Where the average is kept; None is where the model is.
         update_buffers: Average buffers, such as statistics of normalisation, like parameters; else
             they are copied from the model at each update.
+
+    Raises:
+        ValueError: ``interval`` is not a positive number.
     """
 
     def __init__(
@@ -36,27 +81,27 @@ class BaseAveragedModel(nn.Module):
         update_buffers: bool = False,
     ) -> None:
         super().__init__()
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, but got {interval}")
         self.module = deepcopy(model).requires_grad_(False)
         self.interval = interval
         if device is not None:
             self.module = self.module.to(device)
         self.register_buffer("steps", torch.tensor(0, dtype=torch.long, device=device))
         self.update_buffers = update_buffers
-        self.avg_parameters = self._tensors_of(self.module)
-        # The number of updates as a Python number: reading the buffer would wait for the device.
+        # Reading `steps` from an accelerator would wait for it: its number is kept beside it.
         self._count: int | None = None
+        self._pairing: _Pairing | None = None
 
     steps: Tensor
 
-    def _tensors_of(self, model: nn.Module) -> dict[str, Tensor]:
-        tensors: dict[str, Any] = model.state_dict() if self.update_buffers else {}
-        return tensors or dict(model.named_parameters())
+    @property
+    def avg_parameters(self) -> dict[str, Tensor]:
+        """The averaged tensors by name: parameters and, with ``update_buffers``, buffers."""
+        return self._tensors_of(self.module)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        # Moving a module replaces its buffers: the table must hold the new ones.
-        result = super()._apply(fn, recurse)
-        self.avg_parameters = self._tensors_of(self.module)
-        return result
+    def _tensors_of(self, model: nn.Module) -> dict[str, Tensor]:
+        return dict(model.state_dict() if self.update_buffers else model.named_parameters())
 
     @abstractmethod
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
@@ -64,12 +109,12 @@ class BaseAveragedModel(nn.Module):
 
         Args:
             averaged_param: The average.
-            source_param: The model's value.
+            source_param: The model's value, on the average's device.
             steps: Number of updates before this one.
         """
 
     def avg_many(self, averaged: list[Tensor], sources: list[Tensor], steps: int) -> None:
-        """Update floating-point tensors in place; subclasses do it for all of them at once."""
+        """Update tensors of one type and device in place; by default one by one."""
         for average, source in zip(averaged, sources, strict=True):
             self.avg_func(average, source, steps)
 
@@ -77,49 +122,180 @@ class BaseAveragedModel(nn.Module):
         """Run the averaged model."""
         return self.module(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._count = None
-
     def update_parameters(self, model: nn.Module) -> None:
         """Take a model's present values into the average.
 
         Args:
             model: The model, of the structure that this one was made from.
+
+        Raises:
+            ValueError: A tensor is absent from the model, or of another shape.
         """
-        if self._count is None:
-            self._count = int(self.steps.item())
-        steps = self._count
-        if steps == 0 or steps % self.interval == 0:
-            source = self._tensors_of(model)
-            averaged, sources = self._pairs(source)
+        # Attributes of modules are looked up, and set, slowly: each is touched once.
+        buffer: Any = self._buffers["steps"]
+        own = self.__dict__
+        steps = int(buffer) if buffer.is_cpu or own["_count"] is None else own["_count"]
+        pairing = own["_pairing"]
+        if pairing is None or not pairing.fits(model):
+            pairing = own["_pairing"] = _Pairing(self.module, model, self.update_buffers)
+        with torch.no_grad():
             if steps == 0:
-                for average, value in zip(*self._all_pairs(source), strict=True):
-                    average.data.copy_(value.data)
-            elif averaged:
-                with torch.no_grad():
+                pairing.copy_averaged()
+            elif steps % self.interval == 0:
+                for averaged, sources in pairing.averaged():
                     self.avg_many(averaged, sources, steps)
-        if not self.update_buffers:
-            for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
-                average.data.copy_(value.data)
-        self._count = steps + 1
-        self.steps += 1
+            if not self.update_buffers:
+                pairing.copy_buffers()
+            buffer.add_(1)
+        own["_count"] = steps + 1
 
-    def _all_pairs(self, source: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        averages = [average for _, average in self.avg_parameters.items()]
-        return averages, [source[name] for name in self.avg_parameters]
+    def copy_from(self, model: nn.Module) -> None:
+        """Make the average equal to a model, without counting this as an update."""
+        with torch.no_grad():
+            pairing = _Pairing(self.module, model, self.update_buffers)
+            pairing.copy_averaged()
+            pairing.copy_buffers()
 
-    def _pairs(self, source: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return averages and values of floating-point tensors, on one device; copy the others."""
-        averaged, sources = [], []
-        for name, average in self.avg_parameters.items():
-            value = source[name]
-            if average.is_floating_point():
-                averaged.append(average.data)
-                sources.append(value.data.to(average.device))
-            elif self._count:
-                average.data.copy_(value.data)
-        return averaged, sources
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """See :meth:`torch.nn.Module.load_state_dict`."""
+        self._count, self._pairing = None, None
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        # Moving a module replaces its buffers.
+        self._pairing = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is remembered of another model goes neither into copies nor into pickles.
+        return {**self.__dict__, "_pairing": None}
+
+
+Slot = tuple[dict[str, Any], str]
+
+
+class _Pairing:
+    """The tensors of an average beside those of its model, found once instead of at each update.
+
+    Looking up 300 parameters by name takes longer than averaging them. Kept are the dicts that the
+    model's tensors and parts lie in, so that one that has been replaced since is noticed. The
+    average belongs to this module, which forgets the pairing when it moves or loads.
+    """
+
+    def __init__(self, average: nn.Module, model: nn.Module, with_buffers: bool) -> None:
+        self._model = model
+        averages, sources = _slots(average, with_buffers), _slots(model, with_buffers)
+        ours, theirs = _buffers(average), _buffers(model)
+        pairs = [(slot, _partner(name, slot, sources, model)) for name, slot in averages.items()]
+        buffers = [(slot, _partner(name, slot, theirs, model)) for name, slot in ours.items()]
+        # Averages need no gradient; torch takes plain tensors faster than parameters.
+        self._averaged = [(_tensor(a).detach(), _tensor(b)) for a, b in pairs]
+        self._buffers = [_tensor(a) for a, _ in buffers], [_tensor(b) for _, b in buffers]
+        self._groups = self._grouped()
+        # Where something lies and what lay there: columns, which are compared without a Python loop.
+        places: list[Slot] = [slot for _, slot in (*pairs, *buffers)]
+        modules = list(model.modules())
+        places += [(module._modules, name) for module in modules for name in module._modules]
+        self._tables = [table for table, _ in places]
+        self._names = [name for _, name in places]
+        self._held = [table[name] for table, name in places]
+        self._probe = self._where()
+
+    def _where(self) -> Any:
+        # Parameters move and change type in place, normally all together.
+        if not self._averaged:
+            return None
+        source = self._averaged[0][1]
+        return source.dtype, source.device
+
+    def _grouped(self) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
+        """Return the pairs by type and device, as multi-tensor kernels need them."""
+        groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        for average, source in self._averaged:
+            # Counters keep their first value, as in MMEngine.
+            if average.is_floating_point() or average.is_complex():
+                same = average.dtype == source.dtype and average.device == source.device
+                ours, theirs = groups.setdefault((same, average.dtype, average.device), ([], []))
+                ours.append(average)
+                theirs.append(source)
+        return [(key[0], *lists) for key, lists in groups.items()]
+
+    def fits(self, model: nn.Module) -> bool:
+        """Tell whether this is the model, unchanged but for values and for what was added."""
+        if self._model is not model or self._probe != self._where():
+            return False
+        try:
+            return all(map(is_, map(getitem, self._tables, self._names), self._held))
+        except KeyError:
+            return False
+
+    def averaged(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Yield averages and values, group by group, each on one device and of one type."""
+        for same, ours, theirs in self._groups:
+            if same:
+                yield ours, theirs
+            else:
+                yield ours, [t.to(o.device, o.dtype) for o, t in zip(ours, theirs, strict=True)]
+
+    def copy_averaged(self) -> None:
+        """Copy all values over their averages."""
+        for average, source in self._averaged:
+            average.copy_(source)
+
+    def copy_buffers(self) -> None:
+        """Copy all buffers."""
+        ours, theirs = self._buffers
+        if ours:
+            torch._foreach_copy_(ours, theirs)
+
+
+def _tensor(slot: Slot) -> Tensor:
+    tensor: Tensor = slot[0][slot[1]]
+    return tensor
+
+
+def _slots(root: nn.Module, with_buffers: bool) -> dict[str, Slot]:
+    """Return where each tensor to average lies, by name; a shared one once, if it is a parameter."""
+    slots: dict[str, Slot] = {}
+    seen: set[int] = set()
+    for prefix, module in root.named_modules(remove_duplicate=not with_buffers):
+        dot = f"{prefix}." if prefix else ""
+        for name, param in module._parameters.items():
+            if param is not None and (with_buffers or id(param) not in seen):
+                seen.add(id(param))
+                slots[dot + name] = (module._parameters, name)
+        if with_buffers:
+            for name, buffer in module._buffers.items():
+                if buffer is not None and name not in module._non_persistent_buffers_set:
+                    slots[dot + name] = (module._buffers, name)
+    return slots
+
+
+def _buffers(root: nn.Module) -> dict[str, Slot]:
+    slots: dict[str, Slot] = {}
+    seen: set[int] = set()
+    for prefix, module in root.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for name, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) not in seen:
+                seen.add(id(buffer))
+                slots[dot + name] = (module._buffers, name)
+    return slots
+
+
+def _partner(name: str, ours: Slot, sources: dict[str, Slot], model: nn.Module) -> Slot:
+    if name not in sources:
+        raise ValueError(
+            f"the model ({type(model).__name__}) has no {name!r}, which is averaged: it should have "
+            "the structure of the model that the average was made from"
+        )
+    average, source = _tensor(ours), _tensor(sources[name])
+    if average.shape != source.shape:
+        raise ValueError(
+            f"{name!r} has shape {tuple(source.shape)} in the model and {tuple(average.shape)} in its "
+            "average: it should have the structure of the model that the average was made from"
+        )
+    return sources[name]
 
 
 @MODELS.register_module()
@@ -134,8 +310,25 @@ class StochasticWeightAverage(BaseAveragedModel):
 
     def avg_many(self, averaged: list[Tensor], sources: list[Tensor], steps: int) -> None:
         """The same for all tensors at once."""
-        differences = torch._foreach_sub(sources, averaged)
-        torch._foreach_add_(averaged, differences, alpha=1 / float(steps // self.interval + 1))
+        if type(self).avg_func is not StochasticWeightAverage.avg_func:
+            super().avg_many(averaged, sources, steps)
+            return
+        alpha = 1 / float(steps // self.interval + 1)
+        for some_averaged, some_sources in _chunks(averaged, sources):
+            differences = torch._foreach_sub(some_sources, some_averaged)
+            torch._foreach_add_(some_averaged, differences, alpha=alpha)
+
+
+def _chunks(
+    averaged: list[Tensor], sources: list[Tensor], numel: int = 1 << 22
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Yield parts of two lists with about ``numel`` values each, so that differences stay small."""
+    start = count = 0
+    for end, average in enumerate(averaged, 1):
+        count += average.numel()
+        if count >= numel or end == len(averaged):
+            yield averaged[start:end], sources[start:end]
+            start, count = end, 0
 
 
 @MODELS.register_module()
@@ -182,6 +375,10 @@ class ExponentialMovingAverage(BaseAveragedModel):
 
     def avg_many(self, averaged: list[Tensor], sources: list[Tensor], steps: int) -> None:
         """The same for all tensors at once."""
+        if type(self).avg_func is not ExponentialMovingAverage.avg_func:
+            # A subclass that averages in a way of its own.
+            super().avg_many(averaged, sources, steps)
+            return
         torch._foreach_lerp_(averaged, sources, self._momentum_at(steps))
 
 

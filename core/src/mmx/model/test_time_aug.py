@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmx.model.base_model import BaseModel
@@ -19,7 +18,7 @@ DATA_BATCH = list[dict[str, Any]] | dict[str, list[Any]] | tuple[Any, ...]
 class BaseTTAModel(BaseModel):
     """Base class of models for test-time augmentation.
 
-    A batch holds, for each sample, several augmented copies; each set of copies goes through the
+    A batch holds several augmented copies of each sample; each set of copies goes through the
     wrapped model's ``test_step``, and :meth:`merge_preds` merges what comes out, sample by sample.
 
     Args:
@@ -27,7 +26,7 @@ class BaseTTAModel(BaseModel):
         data_preprocessor: Config that is put into the model's, if that is a config.
 
     Raises:
-        TypeError: ``module`` is of another type.
+        TypeError: ``module`` is of another type, or has no ``test_step``.
     """
 
     module: Any
@@ -66,8 +65,9 @@ class BaseTTAModel(BaseModel):
         """Return merged predictions.
 
         Args:
-            data: ``{'inputs': [copies of sample 0, copies of sample 1, …], 'data_samples': …}``, a
-                tuple of such lists, or a list of dicts.
+            data: For two copies of each of two samples ``{'inputs': [[a0, b0], [a1, b1]],
+                'data_samples': [[...], [...]]}``, where ``a1`` is the second copy of the first; or
+                a list or tuple of such lists.
 
         Raises:
             TypeError: The batch is none of these.
@@ -83,8 +83,7 @@ class BaseTTAModel(BaseModel):
             raise TypeError(
                 f"data given by dataLoader should be a dict, tuple or a list, but got {type(data)}"
             )
-        with torch.no_grad():
-            predictions = [self.module.test_step(part) for part in data_list]
+        predictions = [self.module.test_step(part) for part in data_list]
         # By copies first, as they were run; merging wants them by samples.
         return self.merge_preds([list(copies) for copies in zip(*predictions, strict=True)])
 

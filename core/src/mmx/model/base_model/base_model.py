@@ -75,15 +75,16 @@ class BaseModel(BaseModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add up losses.
 
-        Each value is averaged; a list of tensors is the sum of its averages. All whose name
+        Each value is averaged; a list of tensors is the sum of their averages. All whose name
         contains ``loss`` are added up; the others are only logged.
 
         Args:
             losses: Tensors, or lists of tensors, by name.
 
         Returns:
-            The sum, to go backward from, and values to log: ``loss``, the sum, and each by its
-            name. The logged ones are detached and stay on the device.
+            The sum, to go backward from, and values to log: first ``loss``, the sum, then each by
+            its name; one of the name ``loss`` itself is logged as it is, as MMEngine does. They are
+            detached and stay on the device. Without any loss the sum is the number 0.
 
         Raises:
             TypeError: A value is neither a tensor nor a list of tensors.
@@ -92,21 +93,25 @@ class BaseModel(BaseModule):
             # By far the most frequent case, without any node that backward would have to visit.
             value = losses.get("loss")
             if isinstance(value, Tensor) and value.dim() == 0:
-                return value, {"loss": value.detach()}
-        parsed: list[tuple[str, Tensor]] = []
+                return value, OrderedDict(loss=value.detach())
+        parsed: dict[str, Any] = {}
+        terms: list[Any] = []
         for name, value in losses.items():
+            mean: Any
             if isinstance(value, Tensor):
-                parsed.append((name, value if value.dim() == 0 else value.mean()))
-            elif isinstance(value, list) and all(isinstance(v, Tensor) for v in value) and value:
-                parsed.append((name, sum(v if v.dim() == 0 else v.mean() for v in value)))  # type: ignore[arg-type]  # of one tensor at least
+                mean = _mean(value)
+            elif isinstance(value, list) and all(isinstance(v, Tensor) for v in value):
+                mean = _sum([_mean(v) for v in value])
             else:
                 raise TypeError(f"{name} is not a tensor or list of tensors")
-        terms = [value for name, value in parsed if "loss" in name]
-        loss: Tensor = sum(terms)  # type: ignore[assignment]  # 0 without any, as MMEngine
-        log_vars = OrderedDict(loss=loss.detach() if isinstance(loss, Tensor) else loss)
-        for name, value in parsed:
-            # A key of the name `loss` itself is logged as the sum, which comes first.
-            if name != "loss":
+            parsed[name] = mean
+            if "loss" in name:
+                terms.append(mean)
+        loss: Any = _sum(terms)
+        log_vars: OrderedDict[str, Any] = OrderedDict(loss=loss)
+        log_vars.update(parsed)
+        for name, value in log_vars.items():
+            if isinstance(value, Tensor):
                 log_vars[name] = value.detach()
         return loss, log_vars
 
@@ -171,3 +176,18 @@ class BaseModel(BaseModule):
         raise TypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
+
+
+def _mean(value: Tensor) -> Tensor:
+    # The mean of a scalar is itself, and would be one more node of the graph.
+    return value if value.dim() == 0 else value.mean()
+
+
+def _sum(values: list[Any]) -> Any:
+    """Add up without the ``0 +`` of :func:`sum`, which would be one more node of the graph."""
+    if not values:
+        return 0
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from mmx.model.utils import stack_batch
 from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
+
+# What batches hold beside tensors: nothing is to be done for these.
+_PLAIN = frozenset({str, bytes, int, float, bool, np.ndarray})
+
+
+def _like(mapping: Any, items: dict[Any, Any]) -> Any:
+    """Return a mapping of the same type with other values."""
+    if isinstance(mapping, defaultdict):
+        return type(mapping)(mapping.default_factory, items)
+    try:
+        return type(mapping)(items)
+    except TypeError:
+        # A type whose arguments are of its own kind; MMEngine makes a dict of every mapping.
+        return items
 
 
 def _vendor_device(kind: str, device: int | str | torch.device | None) -> torch.device:
@@ -38,29 +55,36 @@ class BaseDataPreprocessor(nn.Module):
     def cast_data(self, data: Any) -> Any:
         """Return nested data with tensors and data elements on the model's device.
 
-        Dicts, lists, tuples and named tuples keep their types; text, numbers and None are kept.
-
-        Raises:
-            TypeError: A value is of another type, for example a NumPy array: the loader's
-                ``collate_fn`` should have made a tensor of it.
+        Dicts, lists, tuples and named tuples keep their types and are new objects; what has a
+        method ``to``, such as data elements and packed sequences, is moved by it; anything else
+        (text, numbers, NumPy arrays, None) is returned as it is.
         """
+        device = self._device
         if isinstance(data, Tensor):
             # Asking costs less than a call of `to` that does nothing.
-            return (
-                data
-                if data.device == self._device
-                else data.to(self._device, non_blocking=self._non_blocking)
-            )
+            if data.device == device:
+                return data
+            return data.to(device, non_blocking=self._non_blocking)
+        kind = type(data)
+        if kind is dict:
+            return {key: self.cast_data(value) for key, value in data.items()}
+        if kind is list:
+            return [self.cast_data(value) for value in data]
+        if kind is tuple:
+            return tuple([self.cast_data(value) for value in data])
+        if kind in _PLAIN or data is None:
+            return data
+        if isinstance(data, (BaseDataElement, PackedSequence)):
+            moved: Any = data
+            return moved.to(device, non_blocking=self._non_blocking)
         if isinstance(data, Mapping):
-            return type(data)({key: self.cast_data(value) for key, value in data.items()})  # type: ignore[call-arg]  # mappings are made from mappings
-        if isinstance(data, (str, bytes)) or data is None:
+            return _like(data, {key: self.cast_data(value) for key, value in data.items()})
+        if isinstance(data, (str, bytes)):
             return data
         if isinstance(data, tuple) and hasattr(data, "_fields"):
-            return type(data)(*(self.cast_data(value) for value in data))
-        if isinstance(data, Sequence):
-            return type(data)(self.cast_data(value) for value in data)  # type: ignore[call-arg]  # sequences are made from iterables
-        if isinstance(data, BaseDataElement):
-            return data.to(self._device, non_blocking=self._non_blocking)
+            return kind(*(self.cast_data(value) for value in data))
+        if isinstance(data, Sequence) and not isinstance(data, range):
+            return kind([self.cast_data(value) for value in data])
         return data
 
     def forward(self, data: Any, training: bool = False) -> Any:
@@ -143,12 +167,14 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         if bgr_to_rgb and rgb_to_bgr:
             raise ValueError("`bgr2rgb` and `rgb2bgr` cannot be set to True at the same time")
         if (mean is None) != (std is None):
-            raise ValueError("mean and std should be both None or both given")
+            raise ValueError(
+                f"mean and std should be both None or both given, but got mean={mean} and std={std}"
+            )
         if mean is not None and std is not None:
             for name, values in (("mean", mean), ("std", std)):
                 if len(values) not in (1, 3):
                     raise ValueError(
-                        f"`{name}` should have 1 or 3 values, to be compatible with gray or RGB images, "
+                        f"`{name}` should have 1 or 3 values, to be compatible with RGB or gray image, "
                         f"but got {len(values)}"
                     )
             self._enable_normalize = True
@@ -167,13 +193,20 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     mean: Tensor
     std: Tensor
 
-    def _normalise(self, imgs: Tensor) -> Tensor:
-        """Swap channels, convert and normalise images ``(C, H, W)`` or ``(N, C, H, W)``."""
+    def _normalise(self, imgs: Tensor, channel_axis: int) -> Tensor:
+        """Swap channels, convert and normalise an image ``(C, ...)`` or a batch ``(N, C, ...)``."""
         if self._channel_conversion:
-            imgs = imgs.flip(-3)
+            channels = imgs.shape[channel_axis]
+            if channels < 3:
+                raise ValueError(
+                    "`bgr_to_rgb` and `rgb_to_bgr` swap the first and third channel, "
+                    f"but got images with {channels}, of shape {tuple(imgs.shape)}"
+                )
+            # More than three: the first three are kept, swapped, as MMEngine does.
+            imgs = imgs.narrow(channel_axis, 0, 3).flip(channel_axis)
         imgs = imgs.float()
         if self._enable_normalize:
-            imgs = (imgs - self.mean) / self.std
+            imgs = (imgs - self.mean).div_(self.std)
         return imgs
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any] | list[Any]:
@@ -184,44 +217,65 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
             training: For subclasses: whether to augment.
 
         Raises:
-            TypeError: ``inputs`` is neither a list of tensors nor a tensor.
+            TypeError: The batch is no dict with ``inputs``, or these are neither a list of tensors nor
+                a tensor.
             ValueError: An image or a batch has another number of dimensions or of channels.
         """
         data = self.cast_data(data)
+        if not isinstance(data, dict) or "inputs" not in data:
+            raise TypeError(
+                "ImgDataPreprocessor expects a dict with the key 'inputs', as `pseudo_collate` gives, "
+                f"but got {_described(data)}"
+            )
         inputs = data["inputs"]
         if isinstance(inputs, (list, tuple)) and all(isinstance(img, Tensor) for img in inputs):
-            images = []
-            for img in inputs:
-                if self._enable_normalize and self.mean.shape[0] == 3:
-                    _check_image(img)
-                images.append(self._normalise(img))
-            batch = stack_batch(images, self.pad_size_divisor, self.pad_value)
+            if self._enable_normalize and self.mean.shape[0] == 3:
+                for img in inputs:
+                    self._check_image(img)
+            first = inputs[0] if inputs else None
+            if first is not None and all(
+                img.shape == first.shape and img.dtype == first.dtype for img in inputs
+            ):
+                # Of one size, as most batches: a few operations on the batch, not some per image.
+                batch = self._pad(self._normalise(torch.stack(tuple(inputs)), 1))
+            else:
+                images = [self._normalise(img, 0) for img in inputs]
+                batch = stack_batch(images, self.pad_size_divisor, self.pad_value)
         elif isinstance(inputs, Tensor):
             if inputs.dim() != 4:
                 raise ValueError(
                     "The input of `ImgDataPreprocessor` should be a NCHW tensor or a list of tensor, "
                     f"but got a tensor with shape: {inputs.shape}"
                 )
-            batch = self._normalise(inputs)
-            height, width = batch.shape[-2:]
-            divisor = self.pad_size_divisor
-            below = math.ceil(height / divisor) * divisor - height
-            right = math.ceil(width / divisor) * divisor - width
-            if below or right:
-                batch = F.pad(batch, (0, right, 0, below), "constant", self.pad_value)
+            batch = self._pad(self._normalise(inputs, 1))
         else:
             raise TypeError(
                 "Output of `cast_data` should be a dict of list/tuple with inputs and data_samples, "
-                f"but got inputs of {type(inputs)}: images should be a list of tensors or a tensor"
+                f"but got {type(data)} with inputs of {type(inputs)}: they should be a list of tensors "
+                "or a tensor"
             )
         data["inputs"] = batch
         data.setdefault("data_samples", None)
         return data
 
+    def _pad(self, batch: Tensor) -> Tensor:
+        """Pad a batch at the end of each dimension but the first two."""
+        divisor = self.pad_size_divisor
+        pads: list[int] = []
+        for size in reversed(batch.shape[2:]):
+            pads += [0, math.ceil(size / divisor) * divisor - size]
+        return F.pad(batch, pads, "constant", self.pad_value) if any(pads) else batch
 
-def _check_image(img: Tensor) -> None:
-    if img.dim() != 3 or img.shape[0] != 3:
-        raise ValueError(
-            "If the mean has 3 values, the input tensor should in shape of (3, H, W), "
-            f"but got the tensor with shape {tuple(img.shape)}"
-        )
+    def _check_image(self, img: Tensor) -> None:
+        channels = 3 if self._channel_conversion and img.dim() == 3 and img.shape[0] > 3 else None
+        if img.dim() != 3 or (channels or img.shape[0]) != 3:
+            raise ValueError(
+                "If the mean has 3 values, the input tensor should in shape of (3, H, W), "
+                f"but got the tensor with shape {tuple(img.shape)}"
+            )
+
+
+def _described(data: Any) -> str:
+    if isinstance(data, Mapping):
+        return f"{type(data)} with the keys {sorted(map(str, data))}"
+    return f"{type(data)}"
