@@ -2,73 +2,130 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import difflib
+import logging
 import os
-import warnings
-from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mmx.config import source
-from mmx.config.config_dict import ConfigDict
-from mmx.config.errors import ConfigParsingError
-from mmx.config.format import to_python, to_text
-from mmx.config.lazy import is_lazy_config, run_lazy
-from mmx.config.locate import resolve_config_path, split_package
-from mmx.config.merge import from_options, merge, without_delete
-from mmx.fileio import dump as dump_file
-from mmx.utils import check_file_exist, import_modules_from_strings
+from mmx.config import format as formatting
+from mmx.config import load, source
+from mmx.config.config_dict import CONFIG_METHODS, ConfigDict, _Watchful, near, plain
+from mmx.config.config_dict import DELETE_KEY as DELETE_KEY
+from mmx.config.dict_action import DictAction as DictAction
+from mmx.config.errors import ConfigError as ConfigError
+from mmx.config.errors import ConfigKeyError, ConfigParsingError, ConfigTypeError
+from mmx.config.lazy import LazyAttr as LazyAttr
+from mmx.config.lazy import LazyObject as LazyObject
+from mmx.config.lazy import read_base as read_base
+from mmx.config.load import DEPRECATION_KEY as DEPRECATION_KEY
+from mmx.config.load import RESERVED_KEYS, Layer, Loaded, Options
+from mmx.config.locate import SUFFIXES, resolve_config_path, split_package
+from mmx.config.merge import merge, merge_options
+from mmx.config.source import BASE_KEY as BASE_KEY
+from mmx.utils import import_modules_from_strings
 
-BASE_KEY = "_base_"
-DELETE_KEY = "_delete_"
-DEPRECATION_KEY = "_deprecation_"
-RESERVED_KEYS = ("filename", "text", "pretty_text", "env_variables")
-SUFFIXES = (".py", ".json", ".yaml", ".yml", ".toml")
+logger = logging.getLogger("mmx")
+
+_FIELDS = (
+    "_cfg_dict",
+    "_filename",
+    "_text",
+    "_env_variables",
+    "_imported",
+    "_layer",
+    "_overrides",
+    "_format_python_code",
+)
 
 
 class Config:
     """A config: nested settings with access by key and by attribute.
 
     Args:
-        cfg_dict: Settings; copied.
+        cfg_dict: Settings; copied, unless they are a ConfigDict.
         cfg_text: Text that they were read from.
         filename: File that they were read from.
-        env_variables: Environment variables that the file asked for.
+        env_variables: Environment variables that were used, with their values.
         format_python_code: Kept for old callers; text is always formatted.
 
     Raises:
         TypeError: ``cfg_dict`` is no dict.
-        KeyError: A top-level key is reserved.
+        KeyError: A top-level key is reserved: ``filename``, ``text``, ``pretty_text`` or
+            ``env_variables``.
+
+    Examples:
+        >>> cfg = Config(dict(model=dict(depth=18)))
+        >>> cfg.model.depth
+        18
+        >>> cfg.merge_from_dict({"model.depth": 50})
+        >>> cfg
+        Config (path: None): {'model': {'depth': 50}}
     """
+
+    # The instance's `__dict__` is that of its ConfigDict, so that settings are attributes without a
+    # call; what is its own is in slots, which go before.
+    __slots__ = (*_FIELDS, "__dict__", "__weakref__")
+
+    _cfg_dict: ConfigDict
+    _filename: str | None
+    _text: str
+    _env_variables: dict[str, str]
+    # Names of imports, which are no settings.
+    _imported: dict[str, Any]
+    # The files that the settings were read from, and the overrides merged since, for origins.
+    _layer: Layer | None
+    _overrides: list[tuple[dict[str, Any], str]]
+    _format_python_code: bool
 
     def __init__(
         self,
-        cfg_dict: dict[str, Any] | None = None,
+        cfg_dict: Mapping[str, Any] | None = None,
         cfg_text: str | None = None,
         filename: str | Path | None = None,
         env_variables: dict[str, str] | None = None,
         format_python_code: bool = True,
     ) -> None:
-        filename = os.fspath(filename) if isinstance(filename, Path) else filename
         if cfg_dict is None:
             cfg_dict = {}
         elif not isinstance(cfg_dict, dict):
             raise TypeError(f"cfg_dict must be a dict, but got {type(cfg_dict)}")
-        for key in cfg_dict:
-            if key in RESERVED_KEYS:
-                raise KeyError(f"{key} is reserved for config file")
+        for key in RESERVED_KEYS:
+            if key in cfg_dict:
+                raise ConfigKeyError(f"{key} is reserved for config file")
         if not isinstance(cfg_dict, ConfigDict):
             cfg_dict = ConfigDict(cfg_dict)
-        super().__setattr__("_cfg_dict", cfg_dict)
-        super().__setattr__("_filename", filename)
-        super().__setattr__("_format_python_code", format_python_code)
-        if cfg_text is None and filename and os.path.isfile(filename):
-            cfg_text = Path(filename).read_text(encoding="utf-8")
-        super().__setattr__("_text", cfg_text or "")
-        super().__setattr__("_env_variables", env_variables or {})
+        name = os.fspath(filename) if filename is not None else None
+        if not cfg_text and name and os.path.isfile(name):
+            cfg_text = Path(name).read_text(encoding="utf-8")
+        self._set(
+            _cfg_dict=cfg_dict,
+            _filename=name,
+            _text=cfg_text or "",
+            _env_variables=dict(env_variables or {}),
+            _imported={},
+            _layer=None,
+            _overrides=[],
+            _format_python_code=format_python_code,
+        )
 
-    # Reading --------------------------------------------------------------------------------
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        if "_cfg_dict" in fields:
+            object.__setattr__(self, "__dict__", vars(self._cfg_dict))
+        self._bind()
+
+    def _bind(self) -> None:
+        """Take the class with ``__getattr__`` if some settings are no attributes of the dict."""
+        watch = isinstance(self._cfg_dict, _Watchful) or bool(self._imported)
+        if watch and not isinstance(self, _WatchfulConfig):
+            object.__setattr__(self, "__class__", _watchful_class(type(self)))
+
+    # -- reading
 
     @staticmethod
     def fromfile(
@@ -82,143 +139,182 @@ class Config:
         """Read a config file and what it inherits.
 
         Args:
-            filename: ``.py``, ``.json``, ``.yaml``, ``.yml`` or ``.toml`` file, or ``package::path``.
+            filename: A ``.py``, ``.json``, ``.yaml``, ``.yml`` or ``.toml`` file, or
+                ``package::path`` of one that an installed package ships.
             use_predefined_variables: Replace ``{{ fileDirname }}`` and its kin.
             import_custom_modules: Import what ``custom_imports`` names.
             use_environment_variables: Replace ``{{$NAME:default}}``.
-            lazy_import: Whether it is a pure Python config; None finds out.
-            format_python_code: Kept for old callers.
+            lazy_import: Whether it is a pure-Python config, whose imports are done when they are
+                used; None finds out by the text.
+            format_python_code: Kept for old callers; text is always formatted.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ConfigError: The text is wrong; the message says where.
+            OSError: It is of no known format.
+            ConfigError: The text is wrong; the message says file and line.
+            ImportError: ``custom_imports`` names what cannot be imported.
         """
-        path = Path(resolve_config_path(filename))
-        return _read(path, import_custom_modules, lazy_import)
+        path = resolve_config_path(filename)
+        options = Options(use_predefined_variables, use_environment_variables, lazy_import)
+        return _from_loaded(load.load_file(path, options), path, import_custom_modules)
 
     @staticmethod
     def fromstring(cfg_str: str, file_format: str) -> Config:
-        """Read a config from text.
+        """Read a config from text; relative bases are looked for in the working directory.
 
         Args:
             cfg_str: The text.
-            file_format: ``'.py'``, ``'.json'``, ``'.yaml'``, ``'.yml'`` or ``'.toml'``.
+            file_format: ``".py"``, ``".json"``, ``".yaml"``, ``".yml"`` or ``".toml"``.
 
         Raises:
             OSError: The format is not known.
+            ConfigError: The text is wrong.
         """
         if file_format not in SUFFIXES:
             raise OSError(
-                f"Only {', '.join(SUFFIXES)} type are supported now, got {file_format!r}!"
+                "Only py/yml/yaml/json/toml type are supported now, as '.py', '.yaml'…, but got "
+                f"{file_format!r}"
             )
-        if file_format != ".py" and "dict(" in cfg_str:
-            warnings.warn('Please check "file_format", the file format may be .py', stacklevel=2)
-        path = Path.cwd() / f"<string>{file_format}"
-        settings, text, used = _settings(cfg_str, path, set(), None)
-        _import_custom(settings, path)
-        return Config(settings, cfg_text=text, filename=None, env_variables=used)
+        path = Path(os.getcwd(), f"<string>{file_format}")
+        try:
+            loaded = load.load_text(cfg_str, path, Options())
+        except ConfigParsingError as error:
+            if file_format != ".py" and "dict(" in cfg_str:
+                error.add_note('Please check "file_format", the file format may be .py')
+            raise
+        return _from_loaded(loaded, None, import_custom_modules=True)
 
     @staticmethod
-    def fromdict(cfg_dict: dict[str, Any]) -> Config:
-        """Return a config of settings."""
-        return Config(cfg_dict)
+    def fromdict(cfg_dict: Mapping[str, Any]) -> Config:
+        """Return a config of settings, which are copied."""
+        return Config(copy.deepcopy(dict(cfg_dict)))
 
     @staticmethod
-    def auto_argparser(description: str | None = None) -> tuple[ArgumentParser, Config]:
-        """Return a parser with an option for each setting of the config that the command line names."""
-        first = ArgumentParser(description=description)
+    def auto_argparser(description: str | None = None) -> tuple[argparse.ArgumentParser, Config]:
+        """Return a parser with an option for each setting of the config that the command line names.
+
+        Returns:
+            The parser, and the config. An option that is not given is None (False of a flag).
+        """
+        first = argparse.ArgumentParser(description=description, add_help=False)
         first.add_argument("config", help="config file path")
         known, _ = first.parse_known_args()
         cfg = Config.fromfile(known.config)
-        parser = ArgumentParser(description=description)
+        parser = argparse.ArgumentParser(description=description)
         parser.add_argument("config", help="config file path")
         add_args(parser, cfg._cfg_dict)
         return parser, cfg
 
-    # Changing -------------------------------------------------------------------------------
+    # -- changing
 
     def merge_from_dict(self, options: dict[str, Any], allow_list_keys: bool = True) -> None:
-        """Merge ``{'model.depth': 50}`` into this config.
+        """Merge overrides such as ``{"model.depth": 50, "pipeline.0.type": "Load"}``.
 
         Args:
-            options: Value by dotted key.
+            options: Value by dotted key. A dict is merged with the one it overrides, unless it has
+                ``_delete_=True``.
             allow_list_keys: Numbers in keys are indices of lists.
+
+        Raises:
+            TypeError: A key goes into something that is no dict.
+            KeyError: An index is outside of its list.
         """
-        merged = merge(from_options(options), self._cfg_dict, allow_list_keys=allow_list_keys)
-        super().__setattr__("_cfg_dict", ConfigDict(merged))
+        merged = merge_options(options, self._cfg_dict, allow_list_keys)
+        overrides = [*self._overrides, (dict(options), "override")]
+        self._set(_cfg_dict=merged, _overrides=overrides)
 
-    @staticmethod
-    def _merge_a_into_b(a: dict[str, Any], b: dict[str, Any], allow_list_keys: bool = False) -> Any:
-        return merge(a, b, allow_list_keys)
-
-    # Showing --------------------------------------------------------------------------------
+    # -- showing
 
     @property
     def filename(self) -> str | None:
-        """File that this was read from."""
-        name: str | None = self._filename
-        return name
+        """The file that this was read from."""
+        return self._filename
 
     @property
     def text(self) -> str:
-        """Text that this was read from, with that of what it inherits."""
-        text: str = self._text
-        return text
+        """The text that this was read from, with that of its bases."""
+        return self._text
 
     @property
     def env_variables(self) -> dict[str, str]:
-        """Environment variables that were asked for, with their values."""
-        values: dict[str, str] = self._env_variables
-        return values
+        """The environment variables that were used, with their values."""
+        return self._env_variables
 
     @property
     def pretty_text(self) -> str:
         """The settings as a Python config."""
-        return to_python(self._cfg_dict.to_dict())
+        return formatting.to_python(_settings(self._cfg_dict))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dicts."""
-        result: dict[str, Any] = self._cfg_dict.to_dict()
+    @property
+    def _imported_names(self) -> set[str]:
+        return set(self._imported)
+
+    def to_dict(self, keep_imported: bool = False) -> dict[str, Any]:
+        """Return plain dicts at all depths; lazy objects as their dotted paths.
+
+        Args:
+            keep_imported: Also return the names that the config imports.
+        """
+        result = self._cfg_dict.to_dict()
+        if keep_imported:
+            imported = {
+                key: value.dotted_path
+                if isinstance(value, (LazyObject, LazyAttr))
+                else formatting.dotted_name(value)
+                for key, value in self._imported.items()
+            }
+            result = {**imported, **result}
         return result
 
     def _to_lazy_dict(self, keep_imported: bool = False) -> dict[str, Any]:
-        return self.to_dict()
+        """Return plain dicts at all depths, with lazy objects as they are."""
+        result = self._cfg_dict._to_lazy_dict()
+        return {**self._imported, **result} if keep_imported else result
 
     def dump(self, file: str | Path | None = None) -> str | None:
-        """Write the config, in the format of the file's ending.
+        """Write the config in the format of the file's ending.
 
         Args:
-            file: Path; None returns the text, as Python or in the format that it was read from.
+            file: Where to; a path or an URL that `mmx.fileio` knows. None returns the text, in the
+                format that the config was read from.
 
         Returns:
             The text, if no file is given.
+
+        Raises:
+            TypeError: The ending is of no known format.
+            ConfigError: The format cannot express a value.
         """
-        suffix = Path(self._filename).suffix if self._filename else ".py"
         if file is None:
-            return to_text(self.to_dict(), suffix if suffix in SUFFIXES else ".py")
-        path = Path(file)
-        text = to_text(self.to_dict(), path.suffix)
-        if "://" in os.fspath(file):
-            dump_file(text, os.fspath(file), file_format="txt")
+            suffix = Path(self._filename).suffix if self._filename else ".py"
+            return self._dumped(suffix if suffix in SUFFIXES else ".py")
+        name = os.fspath(file)
+        text = self._dumped(Path(name).suffix)
+        if "://" in name:
+            from mmx.fileio import put_text
+
+            put_text(text, name)
         else:
-            path.write_text(text, encoding="utf-8")
+            Path(name).write_text(text, encoding="utf-8")
         return None
+
+    def _dumped(self, suffix: str) -> str:
+        if suffix == ".py":
+            return self.pretty_text
+        return formatting.to_text(_settings(self._cfg_dict), suffix)
 
     @staticmethod
     def diff(cfg1: str | Config, cfg2: str | Config) -> str:
-        """Return the lines in which two configs differ, as ``diff -c`` shows them."""
-        import difflib
+        """Return the lines in which two configs differ, as ``diff -u`` shows them."""
 
-        def text_of(cfg: str | Config) -> list[str]:
+        def lines_of(cfg: str | Config) -> list[str]:
             config = cfg if isinstance(cfg, Config) else Config.fromfile(cfg)
-            return config.pretty_text.split("\n")
+            return formatting.to_python(_sorted(_settings(config._cfg_dict))).split("\n")
 
-        lines = []
-        for line in difflib.unified_diff(text_of(cfg1), text_of(cfg2)):
-            lines.append(line if line.endswith("\n") else line + "\n")
-        return "".join(lines)
+        lines = difflib.unified_diff(lines_of(cfg1), lines_of(cfg2))
+        return "".join(f"{line}\n" for line in lines) + "\n"
 
-    # Container ------------------------------------------------------------------------------
+    # -- container
 
     def __repr__(self) -> str:
         return f"Config (path: {self._filename}): {self._cfg_dict!r}"
@@ -226,19 +322,20 @@ class Config:
     def __len__(self) -> int:
         return len(self._cfg_dict)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(super().__getattribute__("_cfg_dict"), name)
-
     def __getitem__(self, name: str) -> Any:
         return self._cfg_dict[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._cfg_dict[name] = value
+        if name in _FIELDS:
+            if name == "_cfg_dict" and not isinstance(value, ConfigDict):
+                value = ConfigDict(value)
+            self._set(**{name: value})
+        else:
+            self[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._cfg_dict[name] = value
+        self._bind()
 
     def __delattr__(self, name: str) -> None:
         delattr(self._cfg_dict, name)
@@ -253,190 +350,226 @@ class Config:
         return iter(self._cfg_dict)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Config) and self._cfg_dict == other._cfg_dict
+        if not isinstance(other, Config):
+            return NotImplemented
+        return self._cfg_dict == other._cfg_dict
 
     __hash__ = None  # type: ignore[assignment]  # settings change
 
-    def __getstate__(self) -> tuple[Any, ...]:
-        return self._cfg_dict, self._filename, self._text, self._env_variables, True
+    def keys(self) -> Any:
+        """Return the names of the settings."""
+        return self._cfg_dict.keys()
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        for name, value in zip(
-            ("_cfg_dict", "_filename", "_text", "_env_variables", "_format_python_code"),
-            state,
-            strict=True,
-        ):
-            super().__setattr__(name, value)
+    def values(self) -> list[Any]:
+        """Return the settings' values."""
+        return self._cfg_dict.values()
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return the settings."""
+        return self._cfg_dict.items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a setting, or the default."""
+        return self._cfg_dict.get(key, default)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Remove a setting and return its value, or the default."""
+        return self._cfg_dict.pop(key, default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove the last setting and return it."""
+        return self._cfg_dict.popitem()
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return a setting; without it, set it to the default first."""
+        value = self._cfg_dict.setdefault(key, default)
+        self._bind()
+        return value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set settings; dicts are updated with the items of new ones."""
+        self._cfg_dict.update(
+            *(a._cfg_dict if isinstance(a, Config) else a for a in args), **kwargs
+        )
+        self._bind()
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Merge settings, as a config is merged into its base."""
+        self._cfg_dict.merge(other)
+        self._bind()
+
+    def clear(self) -> None:
+        """Remove all settings."""
+        self._cfg_dict.clear()
+
+    def build_lazy(self, value: Any) -> Any:
+        """Import a value that is a lazy object; return any other as it is."""
+        return self._cfg_dict.build_lazy(value)
+
+    # -- copying
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FIELDS}
 
     def __copy__(self) -> Self:
-        other = type(self).__new__(type(self))
-        other.__setstate__(self.__getstate__())
-        object.__setattr__(other, "_cfg_dict", copy.copy(self._cfg_dict))
-        return other
+        fields = {**self._fields(), "_cfg_dict": copy.copy(self._cfg_dict)}
+        new: Self = _new(_public_class(self), fields)
+        return new
 
     copy = __copy__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        other = type(self).__new__(type(self))
-        memo[id(self)] = other
-        other.__setstate__(self.__getstate__())
-        object.__setattr__(other, "_cfg_dict", copy.deepcopy(self._cfg_dict, memo))
-        return other
+        fields = self._fields()
+        fields["_cfg_dict"] = copy.deepcopy(self._cfg_dict, memo)
+        fields["_env_variables"] = dict(self._env_variables)
+        new: Self = _new(_public_class(self), fields)
+        memo[id(self)] = new
+        return new
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _new, (_public_class(self), self._fields())
 
-def add_args(parser: ArgumentParser, cfg: dict[str, Any], prefix: str = "") -> ArgumentParser:
-    """Add an option for each setting to a parser."""
-    for key, value in cfg.items():
-        name = f"--{prefix}{key}"
-        if isinstance(value, bool):
-            parser.add_argument(name, action="store_true", default=value)
-        elif isinstance(value, (str, int, float)):
-            parser.add_argument(name, type=type(value), default=value)
-        elif isinstance(value, dict):
-            add_args(parser, value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)) and value:
-            parser.add_argument(name, type=type(value[0]), nargs="+", default=value)
-    return parser
+    # -- stages under their MMEngine names
 
+    @staticmethod
+    def _file2dict(
+        filename: str,
+        use_predefined_variables: bool = True,
+        use_environment_variables: bool = True,
+        lazy_import: bool | None = None,
+    ) -> tuple[dict[str, Any], str, dict[str, str]]:
+        """Return a file's settings, text and environment variables."""
+        options = Options(use_predefined_variables, use_environment_variables, lazy_import)
+        loaded = load.load_file(resolve_config_path(filename), options)
+        return dict(dict.items(loaded.names.values)), loaded.text, loaded.environment
 
-def _read(path: Path, import_custom_modules: bool, lazy_import: bool | None) -> Config:
-    check_file_exist(path)
-    if path.suffix not in SUFFIXES:
-        raise OSError(f"Only {', '.join(SUFFIXES)} type are supported now, got {path.name}!")
-    text = path.read_text(encoding="utf-8")
-    settings, full_text, used = _settings(text, path, set(), lazy_import)
-    if import_custom_modules:
-        _import_custom(settings, path)
-    return Config(settings, cfg_text=full_text, filename=path, env_variables=used)
+    @staticmethod
+    def _merge_a_into_b(a: Mapping[str, Any], b: Any, allow_list_keys: bool = False) -> Any:
+        """Return ``b`` with the settings of ``a``; neither is changed."""
+        return merge(a, b, allow_list_keys)
 
+    @staticmethod
+    def _is_lazy_import(filename: str) -> bool:
+        """Whether a file is a pure-Python config."""
+        path = Path(filename)
+        return path.suffix == ".py" and source.is_lazy_text(path.read_text("utf-8"), path)
 
-def _settings(
-    text: str, path: Path, above: set[Path], lazy_import: bool | None = None
-) -> tuple[dict[str, Any], str, dict[str, str]]:
-    """Return the merged settings of one file, its text with that of its bases, and its variables."""
-    if path in above:
-        raise ConfigParsingError(
-            "this file inherits from itself, through its bases", filename=str(path)
-        )
-    used: dict[str, str] = {}
-    full_text = f"{path}\n{text}"
-    if path.suffix == ".py" and (lazy_import or (lazy_import is None and is_lazy_config(text))):
-
-        def read(base: Path) -> tuple[dict[str, Any], str]:
-            settings, base_text, _ = _settings(base.read_text("utf-8"), base, above | {path})
-            return settings, base_text
-
-        settings, extra = run_lazy(text, path, read)
-        return settings, "\n".join([*extra, full_text]), used
-    tree = None
-    if path.suffix == ".py":
-        tree, base_names = source.parse_python(text, path, used)
-        own: dict[str, Any] = {}
-    else:
-        own = source.parse_data(text, path, used)
-        base_names = own.pop(BASE_KEY, None)
-    base, base_texts = _bases(base_names, path, above | {path}, used)
-    if tree is not None:
-        own = source.run_python(tree, path, base)
-    elif base is not None:
-        own = source.fill_base_values(own, base, path)
-    for key in own:
-        if key in RESERVED_KEYS:
-            raise KeyError(f"{key} is reserved for config file")
-    _warn_deprecated(own, path)
-    if base is not None:
-        own = merge(own, base)
-    else:
-        own = without_delete(own)
-    return own, "\n".join([*base_texts, full_text]), used
-
-
-def _bases(
-    names: Any, path: Path, above: set[Path], used: dict[str, str]
-) -> tuple[ConfigDict | None, list[str]]:
-    """Return the merged bases of a file and their texts; None without any.
-
-    Raises:
-        KeyError: Two bases set one key.
-    """
-    if not names:
-        return None, []
-    if isinstance(names, str):
-        names = [names]
-    if not isinstance(names, (list, tuple)):
-        raise ConfigParsingError(
-            f"_base_ must be a path or a list of paths, got {type(names).__name__}",
-            filename=str(path),
-        )
-    merged: dict[str, Any] = {}
-    owners: dict[str, Path] = {}
-    texts = []
-    for name in names:
-        package, _ = split_package(name)
+    @staticmethod
+    def _get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        """Return the path of a base config and the package it is from, if any."""
+        package, _ = split_package(cfg_path)
         if package is None:
-            base_path = Path(os.path.normpath(path.parent / os.path.expanduser(name)))
-        else:
-            base_path = Path(resolve_config_path(name))
-        if not base_path.is_file():
-            raise FileNotFoundError(
-                f"{path}: its base {name!r} does not exist: there is no {base_path}"
-            )
-        settings, text, variables = _settings(
-            base_path.read_text(encoding="utf-8"), base_path, above
+            return os.path.join(os.path.dirname(filename), cfg_path), None
+        return resolve_config_path(cfg_path), package
+
+
+class _WatchfulConfig(Config):
+    """A config some of whose settings are not in the ``__dict__`` of its dict."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in _FIELDS:
+            raise AttributeError(name)
+        settings = self._cfg_dict
+        if name in settings:
+            return settings[name]
+        if name in self._imported:
+            return settings.build_lazy(self._imported[name])
+        raise AttributeError(
+            f"'ConfigDict' object has no attribute {name!r}{near(name, settings)}",
+            name=name,
+            obj=self,
         )
-        used.update(variables)
-        if package is not None:
-            # Types in another package's config mean that package's scope.
-            settings = {key: _with_scope(value, package) for key, value in settings.items()}
-        twice = [key for key in settings if key in merged]
-        if twice:
-            raise KeyError(
-                f"Duplicate key is not allowed among bases. Duplicate keys: {', '.join(twice)} "
-                f"are set in {owners[twice[0]]} and in {base_path}"
-            )
-        merged.update(settings)
-        owners.update(dict.fromkeys(settings, base_path))
-        texts.append(text)
-    return ConfigDict(merged), texts
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._imported and name not in self._cfg_dict:
+            return self._cfg_dict.build_lazy(self._imported[name])
+        return self._cfg_dict[name]
 
 
-def _with_scope(value: Any, scope: str) -> Any:
+_WATCHFUL: dict[type[Config], type[Config]] = {Config: _WatchfulConfig}
+_WatchfulConfig.__name__ = _WatchfulConfig.__qualname__ = "Config"
+
+
+def _watchful_class(cls: type[Config]) -> type[Config]:
+    found = _WATCHFUL.get(cls)
+    if found is None:
+        found = type(cls.__name__, (_WatchfulConfig, cls), {"__module__": cls.__module__})
+        _WATCHFUL[cls] = found
+    return found
+
+
+def _public_class(config: Config) -> Any:
+    cls = type(config)
+    return next((known for known, watchful in _WATCHFUL.items() if watchful is cls), cls)
+
+
+def _new(cls: type[Any], fields: dict[str, Any]) -> Any:
+    new = object.__new__(cls)
+    new._set(**fields)
+    return new
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """Return the settings as they are written out."""
+    result: dict[str, Any] = plain(config, lazy_as_text=True)
+    return result
+
+
+def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
-        result = {k: _with_scope(v, scope) for k, v in value.items()}
-        if "type" in result and "_scope_" not in result:
-            result["_scope_"] = scope
-        return result
-    if isinstance(value, list):
-        return [_with_scope(item, scope) for item in value]
+        keys = sorted(value, key=lambda key: (type(key).__name__, str(key)))
+        return {key: _sorted(value[key]) for key in keys}
+    if type(value) in (list, tuple):
+        return type(value)(_sorted(item) for item in value)
     return value
 
 
-def _warn_deprecated(settings: dict[str, Any], path: Path) -> None:
-    note = settings.pop(DEPRECATION_KEY, None)
-    if note is None:
-        return
-    text = f"The config file {path} will be deprecated in the future."
-    if "expected" in note:
-        text += f" Please use {note['expected']} instead."
-    if "reference" in note:
-        text += f" More information can be found at {note['reference']}"
-    warnings.warn(text, DeprecationWarning, stacklevel=2)
+def _from_loaded(loaded: Loaded, filename: str | None, import_custom_modules: bool) -> Config:
+    values = loaded.names.values
+    config = Config(
+        ConfigDict(values),
+        cfg_text=loaded.text,
+        filename=filename,
+        env_variables=loaded.environment,
+    )
+    config._set(_imported=loaded.names.imported, _layer=loaded.layer)
+    custom = values.get("custom_imports")
+    if import_custom_modules and custom:
+        if not isinstance(custom, Mapping):
+            raise ConfigTypeError(
+                "custom_imports is a dict: custom_imports=dict(imports=['my_package.models'], "
+                f"allow_failed_imports=False); but got {custom!r}",
+                filename=loaded.layer.path,
+            )
+        try:
+            import_modules_from_strings(**custom)
+        except ImportError as error:
+            raise ImportError(f"Failed to import custom modules from {custom}: {error}") from error
+    return config
 
 
-def _import_custom(settings: dict[str, Any], path: Path) -> None:
-    imports = settings.get("custom_imports")
-    if not imports:
-        return
-    if path.suffix != ".py":
-        # Data files must not run code: only packages that are trusted may be imported.
-        from mmx.registry import is_trusted_package
+def add_args(
+    parser: argparse.ArgumentParser, cfg: Mapping[str, Any], prefix: str = ""
+) -> argparse.ArgumentParser:
+    """Add an option for each setting to a parser, ``--model.depth`` for nested ones."""
+    for key, value in cfg.items():
+        option = f"--{prefix}{key}"
+        if isinstance(value, bool):
+            parser.add_argument(option, action="store_true")
+        elif isinstance(value, (str, int, float)):
+            parser.add_argument(option, type=type(value))
+        elif isinstance(value, Mapping):
+            add_args(parser, value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)) and value:
+            parser.add_argument(option, type=type(value[0]), nargs="+")
+        else:
+            logger.info("cannot parse key %s of type %s", f"{prefix}{key}", type(value))
+    return parser
 
-        names = imports.get("imports") or []
-        for name in [names] if isinstance(names, str) else names:
-            if not is_trusted_package(str(name)):
-                raise ConfigParsingError(
-                    f"custom_imports names {name!r}, which is not in a trusted package; trust it with "
-                    f"MMX_TRUST={str(name).split('.')[0]}, or write the config as a Python file",
-                    filename=str(path),
-                )
-    import_modules_from_strings(**imports)
+
+# What a Config shares with its dict are attributes; the rest of its methods must not be hidden.
+assert {name for name in vars(Config) if not name.startswith("_")} - set(dir(ConfigDict)) <= (
+    CONFIG_METHODS | {"filename", "text", "env_variables", "pretty_text"}
+)

@@ -27,24 +27,21 @@ CONFIG_METHODS = frozenset(
         "fromstring",
         "fromdict",
         "merge_from_dict",
+        "_bind",
+        "_dumped",
+        "_fields",
         "_file2dict",
-        "_get_base_files",
         "_get_cfg_path",
+        "_imported_names",
         "_is_lazy_import",
         "_merge_a_into_b",
-        "_parse_lazy_import",
-        "_parse_scope",
-        "_bind",
+        "_set",
     }
 )
 
 _dict_items = dict.items
 _dict_set = dict.__setitem__
 _dict_get = dict.__getitem__
-
-
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, LAZY_TYPES)
 
 
 class ConfigDict(dict[Any, Any]):
@@ -66,6 +63,9 @@ class ConfigDict(dict[Any, Any]):
     _reserved: frozenset[str]
     # The class of instances that need `__getattr__`; see `_Watchful`.
     _watchful: type[ConfigDict]
+    # Classes of values that are converted to this one, and of those that are imported on access.
+    _converted: frozenset[type] = frozenset({dict, OrderedDict})
+    _lazy_types: tuple[type, ...] = LAZY_TYPES
 
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ConfigDict(dict[Any, Any]):
             elif isinstance(arg, tuple) and arg and not isinstance(arg[0], tuple):
                 self._take([arg])
             elif hasattr(arg, "keys"):
-                self._take((key, arg[key]) for key in arg.keys())
+                self._take((key, arg[key]) for key in arg.keys())  # noqa: SIM118  # no mapping
             else:
                 self._take(iter(arg))
         if kwargs:
@@ -105,16 +105,17 @@ class ConfigDict(dict[Any, Any]):
         """Set items, converted."""
         attributes = self.__dict__
         reserved = self._reserved
+        converted = self._converted
         watch = False
         for key, value in items:
             kind = type(value)
             if kind in _ATOMIC:
                 pass
-            elif kind is dict or kind is OrderedDict:
-                value = self._convert_dict(value)
+            elif kind in converted:
+                value = self._class()._convert_dict(value)
             elif kind is list or isinstance(value, (list, tuple)):
-                value = self._convert_sequence(value)
-            elif isinstance(value, LAZY_TYPES):
+                value = self._class()._convert_sequence(value)
+            elif isinstance(value, self._lazy_types):
                 _dict_set(self, key, value)
                 attributes.pop(key, None)
                 watch = True
@@ -130,12 +131,12 @@ class ConfigDict(dict[Any, Any]):
 
     def _watch(self) -> None:
         if not isinstance(self, _Watchful):
-            self.__class__ = self._watchful  # type: ignore[assignment]  # same layout
+            self.__class__ = self._watchful
 
     @classmethod
     def _convert_dict(cls: type[Self], value: dict[Any, Any]) -> Self:
         new = cls.__new__(cls)
-        new._take(value.items())
+        new._take(_dict_items(value))
         return new
 
     @classmethod
@@ -155,7 +156,7 @@ class ConfigDict(dict[Any, Any]):
     def _hook(cls, item: Any) -> Any:
         """Return a value as it is kept."""
         kind = type(item)
-        if kind in _MAPPINGS:
+        if kind in cls._converted:
             return cls._convert_dict(item)
         if isinstance(item, (list, tuple)):
             return cls._convert_sequence(item)
@@ -203,7 +204,7 @@ class ConfigDict(dict[Any, Any]):
         new._set_converted(_dict_items(self))
         return new
 
-    copy = __copy__  # type: ignore[assignment]  # of its own class, where dict.copy makes a dict
+    copy = __copy__
 
     def _set_converted(self, items: Iterable[tuple[Any, Any]]) -> None:
         """Set items that need no conversion."""
@@ -221,7 +222,7 @@ class ConfigDict(dict[Any, Any]):
                 del attributes[key]
             watch = True
         for key, value in plain.items():
-            if type(value) not in _ATOMIC and isinstance(value, LAZY_TYPES):
+            if type(value) not in _ATOMIC and isinstance(value, self._lazy_types):
                 attributes.pop(key, None)
                 watch = True
             elif type(key) is not str:
@@ -254,7 +255,7 @@ class ConfigDict(dict[Any, Any]):
         return copy.deepcopy(self)
 
     @classmethod
-    def fromkeys(cls: type[Self], iterable: Iterable[Any], value: Any = None, /) -> Self:  # type: ignore[override]
+    def fromkeys(cls: type[Self], iterable: Iterable[Any], value: Any = None, /) -> Self:
         """Return a dict with the keys given and one value."""
         new = cls.__new__(cls)
         new._take((key, value) for key in iterable)
@@ -287,18 +288,26 @@ class ConfigDict(dict[Any, Any]):
         return self[key]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set items; those of dicts inside are replaced whole (see :meth:`merge`)."""
+        """Set items. Where both have a dict, the one here is updated with the other's items."""
         if len(args) > 1:
             raise TypeError("update only accept one positional argument")
         for arg in args:
             if isinstance(arg, dict):
-                self._take(_dict_items(arg))
+                self._update(_dict_items(arg))
             elif hasattr(arg, "keys"):
-                self._take([(key, arg[key]) for key in arg.keys()])
+                self._update([(key, arg[key]) for key in arg.keys()])  # noqa: SIM118  # no mapping
             else:
-                self._take(iter(arg))
+                self._update(arg)
         if kwargs:
-            self._take(kwargs.items())
+            self._update(kwargs.items())
+
+    def _update(self, items: Iterable[tuple[Any, Any]]) -> None:
+        for key, value in items:
+            mine = dict.get(self, key)
+            if isinstance(mine, dict) and isinstance(value, dict):
+                mine.update(value)
+            else:
+                self._take(((key, value),))
 
     def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
         """Return the items as a list, so that the dict may change while one goes over them."""
@@ -308,21 +317,21 @@ class ConfigDict(dict[Any, Any]):
         """Return the values as a list."""
         return list(dict.values(self))
 
-    def __or__(self: Self, other: Any) -> Self:  # type: ignore[override]
+    def __or__(self: Self, other: Any) -> Self:
         if not isinstance(other, Mapping):
             return NotImplemented
         new = self.copy()
         new.update(other)
         return new
 
-    def __ror__(self: Self, other: Any) -> Self:  # type: ignore[override]
+    def __ror__(self: Self, other: Any) -> Self:
         if not isinstance(other, Mapping):
             return NotImplemented
         new = self._class()(other)
         new.update(self)
         return new
 
-    def __ior__(self: Self, other: Any) -> Self:  # type: ignore[override,misc]
+    def __ior__(self: Self, other: Any) -> Self:
         self.update(other)
         return self
 
@@ -330,20 +339,24 @@ class ConfigDict(dict[Any, Any]):
 
     def build_lazy(self, value: Any) -> Any:
         """Import a value that is a lazy object; return any other as it is."""
-        return value.build() if isinstance(value, LAZY_TYPES) else value
+        return value.build() if isinstance(value, self._lazy_types) else value  # type: ignore[attr-defined]  # lazy types have it
 
     def merge(self, other: Mapping[Any, Any]) -> None:
         """Merge another dict into this one, as a config is merged into its base.
 
-        Dicts are merged with dicts, unless the new one has ``_delete_=True``; everything else is
-        replaced.
+        Dicts are merged with dicts, unless the new one has ``_delete_=True``, which replaces the old
+        one; everything else is replaced.
 
         Raises:
             TypeError: ``other`` is no dict.
         """
         if not isinstance(other, Mapping):
             raise TypeError(f"a ConfigDict is merged with a dict, but got {type(other).__name__}")
+        if other.get(DELETE_KEY, False):
+            self.clear()
         for key, value in raw_items(other):
+            if key == DELETE_KEY:
+                continue
             mine = dict.get(self, key)
             if (
                 isinstance(value, Mapping)
@@ -381,7 +394,7 @@ class _Watchful(ConfigDict):
             value = _dict_get(self, name)
         except KeyError:
             raise _attribute_error(self, name) from None
-        return value.build() if isinstance(value, LAZY_TYPES) else value
+        return self.build_lazy(value)
 
     def __getitem__(self, key: Any) -> Any:
         return self.build_lazy(_dict_get(self, key))
@@ -417,6 +430,16 @@ class _Watchful(ConfigDict):
 
 
 ConfigDict._prepare()
+
+
+class ParsedDict(ConfigDict):
+    """A ConfigDict that a config's code sees while it is read: lazy objects stay as they are."""
+
+    _converted = frozenset({dict, OrderedDict})
+    _lazy_types = ()
+
+
+ConfigDict._converted |= {ParsedDict, ParsedDict._watchful}
 
 
 def raw_items(mapping: Any) -> Iterable[tuple[Any, Any]]:

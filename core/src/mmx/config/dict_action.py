@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from argparse import Action, ArgumentParser, Namespace
+import argparse
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 
-class DictAction(Action):
+class DictAction(argparse.Action):
     """An argparse action that reads ``KEY=VALUE`` pairs into a dict.
 
-    A value is a number, ``true``, ``false`` or ``None``; several with commas are a list, in ``[]``
-    or without; in ``()`` a tuple; nested as in ``[(a,b),(c,d)]``; else text.
+    A value is a number, ``true`` or ``false`` in any case, ``None``; several with commas are a
+    list, in ``[]`` or without; in ``()`` a tuple; nested as in ``[(a,b),(c,d)]``; else text. Spaces
+    and quotes at the ends are dropped.
     """
 
     @staticmethod
@@ -27,61 +29,94 @@ class DictAction(Action):
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:
-        """Return the value that a text means."""
-        val = val.strip("'\"").replace(" ", "")
-        if val.startswith("(") and val.endswith(")") and _closes(val):
-            is_tuple, inner = True, val[1:-1]
-        elif val.startswith("[") and val.endswith("]") and _closes(val):
-            is_tuple, inner = False, val[1:-1]
-        elif "," not in val or len(_split(val)) == 1:
-            return DictAction._parse_int_float_bool(val)
-        else:
-            is_tuple, inner = False, val
-        parts = [DictAction._parse_iterable(part) for part in _split(inner)]
-        return tuple(parts) if is_tuple else parts
+        """Return the value that a text means.
+
+        Raises:
+            ValueError: Its brackets do not match.
+
+        Examples:
+            >>> DictAction._parse_iterable("1,2,3")
+            [1, 2, 3]
+            >>> DictAction._parse_iterable("[a, b, c]")
+            ['a', 'b', 'c']
+            >>> DictAction._parse_iterable("[(1, 2, 3), [a, b], c]")
+            [(1, 2, 3), ['a', 'b'], 'c']
+        """
+        return _iterable(val.strip("'\"").replace(" ", ""))
 
     def __call__(
         self,
-        parser: ArgumentParser,
-        namespace: Namespace,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Add the pairs to what the option has so far."""
-        options = dict(getattr(namespace, self.dest) or {})
-        for pair in values or ():
-            key, separator, value = str(pair).partition("=")
-            if not separator:
-                parser.error(f"{option_string} takes KEY=VALUE, got {pair!r}")
-            options[key] = self._parse_iterable(value)
+        """Add pairs to those of earlier uses of the option."""
+        options = copy.copy(getattr(namespace, self.dest, None) or {})
+        for pair in [values] if isinstance(values, str) else values or ():
+            key, separator, value = pair.partition("=")
+            if not separator or not key:
+                raise argparse.ArgumentError(self, f"expected KEY=VALUE, but got {pair!r}")
+            try:
+                options[key] = self._parse_iterable(value)
+            except ValueError as error:
+                raise argparse.ArgumentError(self, f"{key}: {error}") from error
         setattr(namespace, self.dest, options)
 
 
-def _closes(text: str) -> bool:
-    """Tell whether the bracket that opens a text is closed by its last character."""
+_PAIRS = {")": "(", "]": "["}
+
+
+def _iterable(text: str) -> Any:
+    parts = _split(text)
+    for start, end, kind in (("(", ")", tuple), ("[", "]", list)):
+        if text.startswith(start) and text.endswith(end) and len(parts) == 1:
+            inner = text[1:-1]
+            if not _balanced(inner):
+                break
+            items = [_iterable(_unquoted(part)) for part in _split(inner)] if inner else []
+            # A trailing comma makes a tuple of one: `(1,)`.
+            if len(items) > 1 and items[-1] == "" and inner.endswith(","):
+                items.pop()
+            return kind(items)
+    if len(parts) > 1:
+        if parts[-1] == "":
+            parts.pop()
+        return [_iterable(_unquoted(part)) for part in parts]
+    return DictAction._parse_int_float_bool(text)
+
+
+def _unquoted(text: str) -> str:
+    return text.strip("'\"")
+
+
+def _balanced(text: str) -> bool:
     depth = 0
-    for index, char in enumerate(text):
+    for char in text:
         depth += (char in "([") - (char in ")]")
-        if depth == 0:
-            return index == len(text) - 1
-    return False
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside of brackets.
+    """Split at the commas that are outside of brackets.
 
     Raises:
-        ValueError: Brackets do not match.
+        ValueError: The brackets do not match.
     """
-    parts, start, depth = [], 0, 0
-    for index, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if depth < 0:
-            break
-        if char == "," and depth == 0:
-            parts.append(text[start:index])
-            start = index + 1
-    if depth:
+    parts, start = [], 0
+    open_brackets: list[str] = []
+    for i, char in enumerate(text):
+        if char in "([":
+            open_brackets.append(char)
+        elif char in ")]":
+            if not open_brackets or open_brackets.pop() != _PAIRS[char]:
+                raise ValueError(f"Imbalanced brackets exist in {text}")
+        elif char == "," and not open_brackets:
+            parts.append(text[start:i])
+            start = i + 1
+    if open_brackets:
         raise ValueError(f"Imbalanced brackets exist in {text}")
-    last = text[start:]
-    return [*parts, last] if last or not parts else parts
+    parts.append(text[start:])
+    return parts

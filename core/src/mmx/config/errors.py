@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A config cannot be read; ``filename`` and ``line`` say where."""
+    """A config cannot be read or used; ``filename`` and ``line`` say where."""
 
     def __init__(self, message: str, *, filename: str = "", line: int | None = None) -> None:
         place = f"{filename}:{line}: " if line else f"{filename}: " if filename else ""
@@ -15,3 +15,37 @@ class ConfigError(ValueError):
 
 class ConfigParsingError(ConfigError, RuntimeError):
     """A config file is no valid config."""
+
+
+class ConfigSyntaxError(ConfigParsingError, SyntaxError):  # type: ignore[misc]  # both have a file name
+    """The text of a config does not parse."""
+
+    def __init__(self, message: str, *, filename: str = "", line: int | None = None) -> None:
+        super().__init__(message, filename=filename, line=line)
+        self.lineno = line
+        self.msg = str(self.args[0])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigKeyError(ConfigError, KeyError):
+    """A key is missing, taken twice, or reserved."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A setting has a wrong type."""
+
+
+class ConfigMergeError(ConfigTypeError):
+    """A config and its base, or an override, do not fit together."""
+
+
+class ConfigFileNotFoundError(ConfigError, FileNotFoundError):
+    """A config file that is named is not there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

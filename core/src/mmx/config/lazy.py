@@ -131,10 +131,7 @@ class LazyAttr:
         self.name = name
         self.source = source
         self.location = location
-        if isinstance(source, LazyAttr):
-            self._module = f"{source._module}.{source.name}"
-        else:
-            self._module = _module_of(source, name)
+        self._module: str = source.dotted_path
 
     @property
     def module(self) -> str:
@@ -194,11 +191,6 @@ class LazyAttr:
 LAZY_TYPES = (LazyObject, LazyAttr)
 
 
-def _module_of(source: LazyObject, name: str) -> str:
-    """Return the dotted path of an imported name; that of a sub-module imported with it."""
-    return source.dotted_path
-
-
 def _import_error(error: Exception, message: str) -> ImportError:
     if isinstance(error, ModuleNotFoundError):
         return ModuleNotFoundError(message, name=error.name)
@@ -221,13 +213,3 @@ class LazyCallError(RuntimeError, TypeError):
 def read_base() -> Iterator[None]:
     """Mark the imports of a pure-Python config that are its bases: ``with read_base():``."""
     yield
-
-
-def is_lazy_config(text: str) -> bool:
-    """Whether a text is a pure-Python config."""
-    return "read_base" in text
-
-
-def run_lazy(*args: Any) -> Any:
-    """Run a pure-Python config."""
-    raise NotImplementedError

@@ -3,75 +3,150 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmx.config.config_dict import ConfigDict
+from mmx.config.config_dict import (
+    DELETE_KEY,
+    ConfigDict,
+    near,
+    raw_items,
+    without_delete_keys,
+)
+from mmx.config.errors import ConfigError, ConfigKeyError, ConfigMergeError
 
-DELETE_KEY = "_delete_"
 
-
-def merge(child: dict[str, Any], base: Any, allow_list_keys: bool = False) -> Any:
+def merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool = False) -> Any:
     """Return ``base`` with the settings of ``child``; neither is changed.
 
     Dicts are merged key by key; anything else is replaced. ``_delete_=True`` in a child's dict
-    replaces the base's dict whole. Where a base has a list and ``allow_list_keys`` is true, a
-    child's dict with numbers as keys changes those of its elements.
+    replaces the base's dict whole, and is itself left out.
+
+    Args:
+        child: Settings.
+        base: What they go on top of: a dict, or a list if ``allow_list_keys``.
+        allow_list_keys: Where the base has a list, a child's dict with numbers as keys changes
+            those of its elements.
 
     Raises:
-        TypeError: A child has a dict where the base has something else.
-        KeyError: An index is outside of the base's list.
+        ConfigMergeError: A child has a dict where the base has something else. It is a TypeError.
+        ConfigKeyError: An index is outside of the base's list. It is a KeyError.
     """
+    return _merge(child, base, allow_list_keys, "")
+
+
+def _merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool, path: str) -> Any:
     merged = copy.copy(base)
-    for key, value in child.items():
-        if key == DELETE_KEY:
+    for key, value in raw_items(child):
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(base, list):
+            index = _index(key, base, child, here)
+            merged[index] = (
+                _merge(value, base[index], allow_list_keys, here)
+                if isinstance(value, Mapping)
+                and isinstance(base[index], (dict, list))
+                and not value.get(DELETE_KEY, False)
+                else _owned(value)
+            )
+        elif key == DELETE_KEY:
             continue
-        if allow_list_keys and isinstance(merged, list) and str(key).lstrip("-").isdigit():
-            index = int(key)
-            if not -len(merged) <= index < len(merged):
-                raise KeyError(f"Index {index} exceeds the length of list {merged}")
-            old = merged[index]
-            nested = isinstance(value, dict) and isinstance(old, (dict, list))
-            merged[index] = merge(value, old, allow_list_keys) if nested else copy.deepcopy(value)
-            continue
-        if isinstance(value, dict):
-            old = merged.get(key) if isinstance(merged, dict) else None
-            deleted = value.get(DELETE_KEY, False)
-            if isinstance(merged, dict) and key in merged and not deleted:
-                allowed = (dict, list) if allow_list_keys else (dict,)
-                if not isinstance(old, allowed):
-                    raise TypeError(
-                        f"{key}={without_delete(value)} in child config cannot inherit from base because {key} is "
-                        f"a dict in the child config but is of type {type(old)} in base config. You may set `{DELETE_KEY}=True` to "
-                        "ignore the base config."
-                    )
-                merged[key] = merge(value, old, allow_list_keys)
-                continue
-            merged[key] = ConfigDict(without_delete(value))
-            continue
-        merged[key] = copy.deepcopy(value)
+        elif isinstance(value, Mapping) and key in base and not value.get(DELETE_KEY, False):
+            old = dict.__getitem__(base, key)
+            if not isinstance(old, (dict, list) if allow_list_keys else dict):
+                raise ConfigMergeError(
+                    f"{key}={dict(raw_items(value))} in child config cannot inherit from base "
+                    f"because {key} is a dict in the child config but is of type {type(old)} in "
+                    f"base config. You may set `{DELETE_KEY}=True` to ignore the base config."
+                    + (f" (At {here}.)" if path else "")
+                )
+            merged[key] = _merge(value, old, allow_list_keys, here)
+        else:
+            merged[key] = _owned(value)
     return merged
 
 
-def without_delete(value: Any) -> Any:
-    """Return nested data without ``_delete_`` keys, which mean nothing where there is no base."""
+def _index(key: Any, base: list[Any], child: Mapping[Any, Any], here: str) -> int:
+    text = str(key)
+    if not text.lstrip("-").isdigit():
+        raise ConfigMergeError(
+            f"{here}: the base config has a list here, so a dict in its place names elements by "
+            f"their index ('0', '1'…), but it has the key {key!r}: {dict(raw_items(child))}"
+        )
+    index = int(text)
+    if not -len(base) <= index < len(base):
+        raise ConfigKeyError(f"Index {index} exceeds the length of list {base} (at {here})")
+    return index
+
+
+def _owned(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: without_delete(v) for k, v in value.items() if k != DELETE_KEY}
-    if type(value) in (list, tuple):
-        return type(value)(without_delete(item) for item in value)
+        value = without_delete_keys(value)
+        return value if isinstance(value, ConfigDict) else ConfigDict(value)
+    if isinstance(value, (list, tuple)):
+        return without_delete_keys(value)
     return value
 
 
-def from_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{'a.b': 1}`` as ``{'a': {'b': 1}}``."""
+def from_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``{"a.b": 1}`` as ``{"a": {"b": 1}}``.
+
+    Raises:
+        ConfigMergeError: One option goes into what another sets to a value.
+    """
     result: dict[str, Any] = {}
     for full, value in options.items():
         target = result
-        *path, last = full.split(".")
+        *path, last = full.split(".") if isinstance(full, str) else [full]
         for part in path:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
-                raise TypeError(
-                    f"{full!r} goes into {part!r}, which another option sets to a value"
+                raise ConfigMergeError(
+                    f"{full!r} goes into {part!r}, which another option sets to {target!r}"
                 )
         target[last] = value
     return result
+
+
+def check_options(options: Mapping[str, Any], config: Any) -> None:
+    """Check that overrides change settings that exist, or add some beside existing ones.
+
+    Raises:
+        ConfigKeyError: The first part of a key is nowhere in the config, but a near name is; or a
+            key further down is near one that exists and unlike any other.
+    """
+    for full in options:
+        target = config
+        done: list[str] = []
+        for part in str(full).split("."):
+            if isinstance(target, dict):
+                if part not in target:
+                    hint = near(part, _strings(dict.keys(target)))
+                    if hint:
+                        where = f" of {'.'.join(done)}" if done else ""
+                        raise ConfigKeyError(f"{full!r}: there is no {part!r}{where}{hint}")
+                    break
+                target = dict.__getitem__(target, part)
+            elif isinstance(target, (list, tuple)) and part.lstrip("-").isdigit():
+                if not -len(target) <= int(part) < len(target):
+                    break
+                target = target[int(part)]
+            else:
+                break
+            done.append(part)
+
+
+def _strings(keys: Iterable[Any]) -> list[str]:
+    return [key for key in keys if isinstance(key, str)]
+
+
+def merge_options(options: Mapping[str, Any], config: Any, allow_list_keys: bool = True) -> Any:
+    """Return a config with ``{"model.depth": 50}`` merged into it.
+
+    Raises:
+        ConfigError: As `merge`.
+    """
+    try:
+        return merge(from_options(options), config, allow_list_keys)
+    except ConfigError as error:
+        error.add_note(f"while overriding {', '.join(map(str, options))}")
+        raise

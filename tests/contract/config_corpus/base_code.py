@@ -1,0 +1,2 @@
+x = './bases/simple.py'
+_base_ = x

@@ -1,0 +1,1 @@
+_base_ = ['./bases/' + n + '.py' for n in ('simple', 'other')]

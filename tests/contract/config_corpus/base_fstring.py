@@ -1,0 +1,2 @@
+_base_ = f'./bases/{"simple"}.py'
+b = 1

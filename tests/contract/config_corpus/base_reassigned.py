@@ -1,0 +1,5 @@
+_base_ = ['./bases/simple.py']
+model = dict(a=1)
+model.update(b=2)
+model['c'] = _base_.item1
+item1 = _base_.item1 + [3]

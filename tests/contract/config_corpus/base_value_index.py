@@ -1,0 +1,2 @@
+_base_ = './bases/simple.py'
+a = {{_base_.item5.x.z.1.p}}

@@ -1,0 +1,1 @@
+custom_imports = dict(imports=['json'], allow_failed_imports=False)

@@ -1,0 +1,1 @@
+custom_imports = dict(imports=['no_such_module_zzz'], allow_failed_imports=True)

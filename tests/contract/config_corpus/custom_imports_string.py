@@ -1,0 +1,1 @@
+custom_imports = dict(imports='json')

@@ -1,0 +1,1 @@
+a = dict(_delete_=True, b=1)

@@ -1,0 +1,1 @@
+a = '{{$MMX_CORPUS_NOT_SET}}'

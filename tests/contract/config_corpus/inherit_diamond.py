@@ -1,0 +1,1 @@
+_base_ = ['./inherit_string.py', './bases/other.py']

@@ -1,0 +1,1 @@
+_base_ = ['./bases/simple.py', './inherit_string.py']

@@ -1,0 +1,2 @@
+_base_ = './bases/simple.py'
+item1 = {'0': 5}

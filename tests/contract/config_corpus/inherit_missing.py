@@ -1,0 +1,1 @@
+_base_ = './bases/nothing.py'

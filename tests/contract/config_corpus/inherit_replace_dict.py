@@ -1,0 +1,3 @@
+_base_ = './bases/simple.py'
+item2 = 3
+item5 = [1]

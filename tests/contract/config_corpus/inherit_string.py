@@ -1,0 +1,4 @@
+_base_ = './bases/simple.py'
+item1 = [3]
+item2 = dict(b=1)
+new = None

@@ -1,0 +1,1 @@
+_base_ = ('./bases/simple.py', './bases/other.py')

@@ -1,0 +1,3 @@
+from no_such_module_zzz import Thing
+
+a = dict(type=Thing, n=1)

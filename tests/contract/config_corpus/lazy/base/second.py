@@ -1,0 +1,6 @@
+from mmengine.config import read_base
+
+with read_base():
+    from .optim import *
+
+schedule = dict(by_epoch=True)

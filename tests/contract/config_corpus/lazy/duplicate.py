@@ -1,0 +1,5 @@
+from mmengine.config import read_base
+
+with read_base():
+    from .base.optim import *
+    from .base.second import *

@@ -1,0 +1,3 @@
+from torch.optim import SGD
+
+optimizer = dict(type=SGD)

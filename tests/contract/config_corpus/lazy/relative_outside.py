@@ -1,0 +1,4 @@
+from mmengine.config import read_base
+from .base.model import model
+with read_base():
+    from .base.optim import *

@@ -1,0 +1,2 @@
+_base_ = './lazy/base/optim.py'
+optimizer = dict(lr=0.5)

@@ -1,0 +1,2 @@
+_base_ = './predefined.py'
+own = '{{ fileBasename }}'
