@@ -506,3 +506,32 @@ def test_site_is_left_as_it_was(tmp_path):
         assert passing.X == 1
     assert before == sys.path
     assert "passing" not in sys.modules
+
+
+def test_a_name_of_another_packages_registry_is_not_taken_for_ours(site, root):
+    site.package(
+        "zzforeign",
+        {
+            "registry.py": """
+            from mmx_registry import Registry
+            MODELS = Registry('model', scope='zzforeign')
+            """
+        },
+    )
+    site.write(
+        {
+            "rootpkg/parts/foreign.py": """
+            from zzforeign.registry import MODELS
+            @MODELS.register_module()
+            class Foreign: pass
+            """,
+            "rootpkg/parts/star.py": """
+            from rootpkg.registry import *
+            @MODELS.register_module()
+            class Star: pass
+            """,
+        }
+    )
+    assert root.names() == ["Base", "Star"]
+    assert root.get("Foreign") is None
+    assert root.get("Star").__name__ == "Star"

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 # Part of every cache key: increase it when entries change their meaning.
-FORMAT = 1
+FORMAT = 2
 
 # Locations with more files than this are parsed bit by bit; see `LocationIndex`.
 AT_ONCE = 32
@@ -280,8 +280,15 @@ class _Scanner:
 
     def _assign(self, targets: Sequence[ast.expr], value: ast.expr) -> None:
         for target in targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                # With another `__name__`, it is registered under that.
+                if target.attr == "__name__":
+                    self.definitions.discard(target.value.id)
+                continue
             if not isinstance(target, ast.Name):
                 continue
+            # `A = wrap(A)`: what its `__name__` is now, only running it tells.
+            self.definitions.discard(target.id)
             source = self._target(value)
             if source is not None:
                 self.names[target.id] = source
@@ -371,8 +378,8 @@ class _Scanner:
             inner = self._register_call(node.func)
             if inner is not None:
                 target, call = inner
-                default = _last_name(node.args[0]) if len(node.args) == 1 else None
                 qualname = self._local(node.args[0]) if node.args else ""
+                default = qualname or None
                 self._add(target, self._names_of(call, default), node.lineno, conditional, qualname)
                 return
             outer = self._register_call(node)
@@ -426,10 +433,6 @@ def _is_type_checking(test: ast.expr) -> bool:
     return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
         isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
     )
-
-
-def _last_name(node: ast.expr) -> str | None:
-    return node.id if isinstance(node, ast.Name) else None
 
 
 def _looks_like_registry(target: str) -> bool:

@@ -188,9 +188,11 @@ def _find_own(
         if found is not None:
             return found
         node._seen.add(entry.module)
-        missed = entry
-        if not entry.conditional:
-            raise not_delivered(node, name, entry)
+        # Now that the file has run, its registry is known for certain.
+        if _matches(entry.target, node):
+            missed = entry
+            if not entry.conditional:
+                raise not_delivered(node, name, entry)
     own_failures: list[Exception] = []
     for item in opaque_files(node):
         if item.module in node._seen:
@@ -281,13 +283,17 @@ def _entries(node: Registry[Any], name: str) -> list[Entry]:
             match = _matches(entry.target, node)
             if match:
                 certain.append(entry)
-            elif match is None and _last(entry.target) in _attribute_names(node):
+            elif match is None and _is_likely(entry.target, node):
                 possible.append(entry)
     return certain + possible
 
 
-def _last(target: str) -> str:
-    return target.rpartition(":")[2].rpartition(".")[2]
+def _is_likely(target: str, node: Registry[Any]) -> bool:
+    """Whether a registry that cannot be looked at yet is probably this one, by its name."""
+    module, _, attribute = target.partition(":")
+    return module.partition(".")[0] == node._origin.partition(".")[0] and attribute.rpartition(".")[
+        2
+    ] in _attribute_names(node)
 
 
 def _attribute_names(node: Registry[Any]) -> set[str]:
@@ -383,7 +389,7 @@ def known(node: Registry[Any]) -> dict[str, Known]:
         for name, entries in listing.entries.items():
             for entry in entries:
                 match = _matches(entry.target, node)
-                if match or (match is None and _last(entry.target) in _attribute_names(node)):
+                if match or (match is None and _is_likely(entry.target, node)):
                     result[name] = Known(
                         name,
                         node,

@@ -382,6 +382,8 @@ def activate(scope: str) -> bool:
 
 def _error(plugin: Plugin) -> BaseException:
     if is_strict() and plugin.error is not None:
+        # Raised once more: it belongs to another build now.
+        vars(plugin.error).pop("__mmx_trail__", None)
         return plugin.error
     what = {
         "failed": "failed to import" if plugin.error is not None else "cannot be used",
