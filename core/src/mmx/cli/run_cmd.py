@@ -92,7 +92,9 @@ def train(
 
         run_trial(cfg, **chosen)
         return 0
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    show_on_terminal(runner, cfg)
+    runner.train()
     return 0
 
 
@@ -185,6 +187,39 @@ def build_runner(cfg: Any) -> Runner:
     from mmx.runner import Runner
 
     return Runner.from_cfg(cfg)
+
+
+def show_on_terminal(runner: Runner, cfg: Any) -> None:
+    """Greet a person at a terminal with the run's facts, and show its progress; else do nothing."""
+    from mmx.logging import terminal
+
+    if not terminal.is_terminal() or runner.rank != 0:
+        return
+    import shutil
+
+    import torch
+
+    from mmx.device import get_device
+    from mmx.logging.banner import model_summary, run_facts, startup_banner
+    from mmx.version import __version__
+
+    width = shutil.get_terminal_size().columns
+    wrapper = cfg.get("optim_wrapper") or {}
+    kind = wrapper.get("type", "OptimWrapper") if isinstance(wrapper, dict) else ""
+    facts = run_facts(
+        version=__version__,
+        torch_version=torch.__version__,
+        experiment=runner.experiment_name,
+        work_dir=runner.work_dir,
+        device=get_device(),
+        world_size=runner.world_size,
+        precision="mixed" if "Amp" in str(kind) else "float32",
+        seed=runner.seed,
+    )
+    click.echo(startup_banner(facts, width=width))
+    click.echo(model_summary(runner.model, width=width))
+    if "progress" not in (cfg.get("default_hooks") or {}):
+        runner.register_hook({"type": "mmx.ProgressHook"})
 
 
 def _set_work_dir(cfg: Any, work_dir: str | None, config: str) -> None:

@@ -47,7 +47,7 @@ class PackInputs(BaseTransform):
 
     def transform(self, results: Sample) -> Sample:
         """Pack one sample."""
-        img_chw = np.ascontiguousarray(results["img"].transpose(2, 0, 1))
+        img_chw = np.array(results["img"].transpose(2, 0, 1))  # a copy, contiguous and writable
         return {
             "inputs": torch.from_numpy(img_chw),
             "data_samples": torch.tensor(results["gt_label"], dtype=torch.int64),
