@@ -170,6 +170,14 @@ def einsum_flop_jit(inputs: list[Any], outputs: list[Any]) -> Count:
     raise RuntimeError("NumPy's report on an Einstein sum has another form than expected")
 
 
+def attention_flop_jit(inputs: list[Any], outputs: list[Any]) -> Count:
+    """Count scaled dot-product attention: its two products. (MMEngine does not.)"""
+    q, k, v = (_shape(tensor) for tensor in inputs[:3])
+    # Heads and batch in one, as the formula has two dimensions for them.
+    q, k, v = ([1] * (4 - len(shape)) + shape for shape in (q, k, v))
+    return int(flop_counter.sdpa_flop_count(q, k, v)) // 2
+
+
 SUPPORTED_FLOP_OPS: dict[str, Handle] = {
     "aten::addmm": addmm_flop_jit,
     "aten::bmm": bmm_flop_jit,
@@ -186,6 +194,7 @@ SUPPORTED_FLOP_OPS: dict[str, Handle] = {
     "aten::upsample_bilinear2d": elementwise_flop_counter(0, 4),
     "aten::adaptive_avg_pool2d": elementwise_flop_counter(1, 0),
     "aten::grid_sampler": elementwise_flop_counter(0, 4),
+    "aten::scaled_dot_product_attention": attention_flop_jit,
 }
 
 SUPPORTED_ACT_OPS: dict[str, Handle] = {
