@@ -18,7 +18,7 @@ from mmx_registry.errors import (
     UnknownScopeError,
     UntrustedError,
 )
-from mmx_registry.registry import Registry, all_registries
+from mmx_registry.registry import Registry, all_registries, is_config
 
 # Looking for a name in the sources of all plugins that are installed but not in use may take long
 # where there are thousands; the message is then made of what was seen so far.
@@ -480,11 +480,11 @@ def _keys_to(inner: Any, outer: Any) -> list[str]:
 
 
 def _type_of(value: Any) -> Any:
-    return value.get("type") if isinstance(value, Mapping) else None
+    return value.get("type") if is_config(value) else None
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
+    if is_config(value):
         for key, item in value.items():
             yield (str(key) if _SAFE.match(str(key)) else f"[{key!r}]"), item
     elif isinstance(value, (list, tuple)):

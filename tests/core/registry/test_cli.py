@@ -219,3 +219,51 @@ def test_the_shell_completes_names_without_torch(site):
         check=False,
     )
     assert out.stdout.split() == ["plain,zzvision.ResidualThing"], out.stderr
+
+
+def test_plugins_add_commands_and_a_broken_one_breaks_nothing(site, caplog):
+    from mmx.cli.main import cli
+
+    site.plugin(
+        "zzcommand",
+        {
+            "registry.py": """
+            import click
+            from mmx.registry import hookimpl
+
+            @click.command(help="Say hello.")
+            def hello():
+                click.echo("hello from a plugin")
+
+            @hookimpl
+            def mmx_cli_commands():
+                return {"zz-hello": hello}
+            """
+        },
+    )
+    site.plugin(
+        "zzbroken",
+        {
+            "registry.py": """
+            from mmx.registry import hookimpl
+
+            @hookimpl
+            def mmx_cli_commands():
+                raise ValueError("no luck")
+            """
+        },
+    )
+    assert CliRunner().invoke(cli, ["zz-hello"]).output == "hello from a plugin\n"
+    listed = CliRunner().invoke(cli, ["--help"])
+    assert "Say hello." in listed.output
+    assert "plugin 'zzbroken': mmx_cli_commands raised ValueError('no luck')" in caplog.text
+    assert "zzvision" not in sys.modules
+
+
+def test_plugins_are_left_out_by_an_option(monkeypatch):
+    from mmx.cli.main import cli
+
+    monkeypatch.setenv("MMX_PLUGINS", "zzvision,mmx_toy")
+    out = CliRunner().invoke(cli, ["--no-plugin", "zzvision", "plugins", "list"]).output
+    line = next(line for line in out.splitlines() if line.startswith("zzvision"))
+    assert line.split()[1] == "disabled"
