@@ -111,6 +111,23 @@ def test_files_that_compute_names_are_pointed_out(tree, site):
     assert unread({"MODELS": tree}) == []
 
 
+def test_the_script_imports_everything_when_told_to(tree, site, capsys):
+    site.write(
+        {
+            "rootpkg/parts/loop.py": "from rootpkg.registry import MODELS\n"
+            "for n in 'ab':\n    MODELS.register_module(n, module=dict)",
+            "rootpkg/parts/broken.py": "from rootpkg.registry import MODELS\nimport zz_none\n"
+            "MODELS.register_module('c', module=dict)",
+        }
+    )
+    # Only this tree: the core's parts take seconds to import.
+    from mmx_registry import count
+
+    count._import_everything({"MODELS": tree})
+    assert "ModuleNotFoundError: No module named 'zz_none'" in capsys.readouterr().err
+    assert set(tree.module_dict) == {"a", "b", "Base"}
+
+
 def test_the_script_needs_no_torch():
     code = (
         "import sys\nsys.modules['torch'] = None\n"

@@ -125,7 +125,8 @@ def cli(no_plugins: tuple[str, ...], trusted: tuple[str, ...]) -> None:
 
 def apply_plugin_options(no_plugins: tuple[str, ...], trusted: tuple[str, ...]) -> None:
     """Hand the options on by environment variables, which data workers and ranks inherit."""
-    if no_plugins:
+    # An empty variable means no plugins already.
+    if no_plugins and os.environ.get("MMX_PLUGINS") != "":
         others = [name for name in os.environ.get("MMX_PLUGINS", "").split(",") if name]
         os.environ["MMX_PLUGINS"] = ",".join([*others, *(f"-{name}" for name in no_plugins)])
     if trusted:
