@@ -414,12 +414,16 @@ class HistoryBuffer:
         Raises:
             TypeError: ``window_size`` is no int.
         """
-        self._sync()
-        window = self._window(window_size)
+        if self._source is not None:
+            self._source.flush()
+        if self._has_tensors:
+            self._read()
         tail = self._tail
-        if window is not None and self._tail_counts is None and window <= len(tail):
-            # numpy's own sum, to the last bit.
-            return np.float64(np.add.reduce(np.array(tail[-window:], dtype=np.float64)) / window)
+        # What log lines ask for; numpy sums, so that the last bit is that of numpy's mean.
+        if type(window_size) is int and 0 < window_size <= len(tail) and self._tail_counts is None:
+            latest = np.array(tail[-window_size:], dtype=np.float64)
+            return np.add.reduce(latest) / window_size  # type: ignore[no-any-return]  # a float64
+        window = self._window(window_size)
         totals = self._whole(window)
         if totals is not None:
             return np.float64(totals.log_sum) / np.float64(totals.count_sum)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import operator
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -206,13 +207,28 @@ class MessageHub(ManagerMixin):
         values: Sequence[Any] = list(log_dict.values())
         kinds = set(map(type, values))
         has_tensors = False
-        if kinds != _FLOATS and not kinds <= _FAST:
+        if kinds == _FLOATS:
+            pass
+        elif kinds == _TENSOR and tensors_live_on_cpu():
+            try:
+                values = list(map(_read_one, values))
+            except RuntimeError:
+                self._explain_row(prefix, log_dict)
+                raise
+        elif not kinds <= _FAST:
             if not kinds <= _KNOWN and not _learn_tensor_types(kinds):
                 for key, value in log_dict.items():
                     self._update_item(f"{prefix}{key}", value, resumed)
                 return
             has_tensors = not tensors_live_on_cpu()
-            values = self._checked_row(prefix, log_dict, values, kinds, keep=has_tensors)
+            try:
+                if has_tensors:
+                    values = [v if v.__class__ in _FAST else _kept(v) for v in values]
+                else:
+                    values = [v if v.__class__ in _FAST else v.item() for v in values]
+            except (RuntimeError, ValueError):
+                self._explain_row(prefix, log_dict)
+                raise
         names = (prefix, resumed, *log_dict)
         group = self._groups.get(names)
         if group is None:
@@ -225,26 +241,10 @@ class MessageHub(ManagerMixin):
         if len(group.rows) >= _MAX_ROWS:
             group.hand_over()
 
-    def _checked_row(
-        self,
-        prefix: str,
-        log_dict: Mapping[str, Any],
-        values: Sequence[Any],
-        kinds: set[type],
-        *,
-        keep: bool,
-    ) -> list[Any]:
-        """Return a row with its tensors read or, where reading would wait, kept for later."""
-        try:
-            if keep:
-                return [v if v.__class__ in _FAST else _kept(v) for v in values]
-            if len(kinds) == 1:
-                return list(map(kinds.pop().item, values))  # type: ignore[attr-defined]  # a tensor
-            return [v if v.__class__ in _FAST else v.item() for v in values]
-        except (RuntimeError, ValueError):
-            for key, value in log_dict.items():  # says which one has too many elements
-                self._check_value(f"{prefix}{key}", value)
-            raise
+    def _explain_row(self, prefix: str, log_dict: Mapping[str, Any]) -> None:
+        """Raise an error that says which value of a row has more than one element."""
+        for key, value in log_dict.items():
+            self._check_value(f"{prefix}{key}", value)
 
     def _update_item(self, key: str, value: Any, resumed: bool) -> None:
         if isinstance(value, Mapping):
@@ -475,6 +475,9 @@ _FLOATS = {float}
 _FAST = frozenset((float, int, bool))
 _TENSORS: set[type] = set()
 _KNOWN: set[type] = set(_FAST)
+# The type of plain tensors alone; empty until one was met.
+_TENSOR: set[type] = set()
+_read_one = operator.methodcaller("item")
 
 
 def _learn_tensor_types(kinds: set[type]) -> bool:
@@ -483,6 +486,8 @@ def _learn_tensor_types(kinds: set[type]) -> bool:
     if torch is not None:
         _TENSORS.update(kind for kind in kinds if issubclass(kind, torch.Tensor))
         _KNOWN.update(_TENSORS)
+        if torch.Tensor in _TENSORS:
+            _TENSOR.add(torch.Tensor)
     return kinds <= _KNOWN
 
 
