@@ -9,9 +9,14 @@ if TYPE_CHECKING:
     from mmx.model.averaged_model import ExponentialMovingAverage as ExponentialMovingAverage
     from mmx.model.averaged_model import MomentumAnnealingEMA as MomentumAnnealingEMA
     from mmx.model.averaged_model import StochasticWeightAverage as StochasticWeightAverage
+    from mmx.model.averaged_model import averaged_state_dict as averaged_state_dict
+    from mmx.model.averaged_model import source_state_dict as source_state_dict
     from mmx.model.base_model import BaseDataPreprocessor as BaseDataPreprocessor
     from mmx.model.base_model import BaseModel as BaseModel
+    from mmx.model.base_model import BatchMixDataPreprocessor as BatchMixDataPreprocessor
+    from mmx.model.base_model import CutMixDataPreprocessor as CutMixDataPreprocessor
     from mmx.model.base_model import ImgDataPreprocessor as ImgDataPreprocessor
+    from mmx.model.base_model import MixUpDataPreprocessor as MixUpDataPreprocessor
     from mmx.model.base_module import BaseModule as BaseModule
     from mmx.model.base_module import ModuleDict as ModuleDict
     from mmx.model.base_module import ModuleList as ModuleList
@@ -56,11 +61,16 @@ else:
                 "ExponentialMovingAverage",
                 "MomentumAnnealingEMA",
                 "StochasticWeightAverage",
+                "averaged_state_dict",
+                "source_state_dict",
             ],
             "base_model": [
                 "BaseDataPreprocessor",
                 "BaseModel",
+                "BatchMixDataPreprocessor",
+                "CutMixDataPreprocessor",
                 "ImgDataPreprocessor",
+                "MixUpDataPreprocessor",
             ],
             "base_module": [
                 "BaseModule",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from abc import ABCMeta
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from logging import FileHandler
 from typing import Any
 
@@ -15,10 +15,28 @@ from torch import nn
 
 from mmx.dist import master_only
 from mmx.logging import MMLogger, print_log
-from mmx.model.weight_init import PretrainedInit, initialize, update_init_info
+from mmx.model.weight_init import PretrainedInit, initialize, mean_value, update_init_info
 from mmx.model.wrappers.utils import is_model_wrapper
 
 InitCfg = dict[str, Any] | list[dict[str, Any]] | None
+
+
+def _checked(init_cfg: Any, owner: str) -> list[dict[str, Any]]:
+    """Return the configs of a module's initialisers.
+
+    Raises:
+        TypeError: ``init_cfg`` is neither a dict nor a list of dicts.
+        KeyError: One names no initialiser.
+    """
+    configs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    if not isinstance(configs, (list, tuple)) or not all(isinstance(c, dict) for c in configs):
+        raise TypeError(
+            f"init_cfg of {owner} must be a dict or a list of dict, but got {init_cfg!r}"
+        )
+    for cfg in configs:
+        if "type" not in cfg:
+            raise KeyError(f'init_cfg of {owner} should have the key "type", but got {cfg}')
+    return list(configs)
 
 
 class BaseModule(nn.Module, metaclass=ABCMeta):
@@ -56,7 +74,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
                 self._params_init_info[param]["init_info"] = (
                     f"The value is the same before and after calling `init_weights` of {self.__class__.__name__} "
                 )
-                self._params_init_info[param]["tmp_mean_value"] = param.data.mean().cpu()
+                self._params_init_info[param]["tmp_mean_value"] = mean_value(param)
                 self._params_init_info[param]["param_name"] = name
             # One table for the whole tree, which initialisers of children write into.
             for module in self.modules():
@@ -70,14 +88,10 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
                     logger="current",
                     level=logging.DEBUG,
                 )
-                init_cfgs = self.init_cfg
-                if isinstance(init_cfgs, dict):
-                    init_cfgs = [init_cfgs]
                 # Pretrained weights come last, over whatever else an initialiser would do.
                 others: list[dict[str, Any]] = []
-                for cfg in init_cfgs:
-                    kind = cfg["type"]
-                    is_pretrained = kind in ("Pretrained", PretrainedInit)
+                for cfg in _checked(self.init_cfg, module_name):
+                    is_pretrained = cfg["type"] in ("Pretrained", PretrainedInit)
                     (pretrained if is_pretrained else others).append(cfg)
                 initialize(self, others)
             for child in self.children():
@@ -95,9 +109,10 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
                 initialize(self, pretrained)
             self._is_init = True
         else:
-            warnings.warn(
+            print_log(
                 f"init_weights of {self.__class__.__name__} has been called more than once.",
-                stacklevel=2,
+                logger="current",
+                level=logging.WARNING,
             )
         if is_top_level_module:
             self._dump_init_info()
@@ -106,24 +121,24 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
 
     @master_only
     def _dump_init_info(self) -> None:
-        """Write to the log file what initialised each parameter; print it where there is no file."""
-        logger = MMLogger.get_current_instance() if MMLogger._instance_dict else None
-        lines = ["Name of parameter - Initialization information\n"]
-        for name, param in self.named_parameters():
-            info = self._params_init_info[param]["init_info"]
-            lines.append(f"\n{name} - {param.shape}: \n{info} \n")
-        if logger is None:
-            print_log("".join(lines), logger="current", level=logging.DEBUG)
-            return
-        with_file_handler = False
-        for handler in logger.handlers:
-            if isinstance(handler, FileHandler) and handler.stream is not None:
-                handler.stream.write("".join(lines))
+        """Write what initialised each parameter to the log files, or else to the log."""
+        logger = MMLogger.get_current_instance()
+        notes = [
+            f"\n{name} - {param.shape}: \n{self._params_init_info[param]['init_info']} \n"
+            for name, param in self.named_parameters()
+        ]
+        text = "".join(["Name of parameter - Initialization information\n", *notes])
+        files = [handler for handler in logger.handlers if isinstance(handler, FileHandler)]
+        for handler in files:
+            # As plain text: with time and level before each line it could not be read.
+            with handler.lock or nullcontext():
+                if handler.stream is None:  # opened with delay=True
+                    handler.stream = handler._open()
+                handler.stream.write(text)
                 handler.stream.flush()
-                with_file_handler = True
-        if not with_file_handler:
-            for line in lines:
-                print_log(line.strip("\n"), logger=logger, level=logging.DEBUG)
+        if not files:
+            for note in notes:
+                logger.info(note + " ")
 
     def __repr__(self) -> str:
         text = super().__repr__()

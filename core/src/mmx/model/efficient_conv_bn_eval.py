@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+NORM_FORWARDS = tuple(norm.forward for norm in NORMS)
 
 
 def efficient_conv_bn_eval_forward(bn: Any, conv: Any, x: Tensor) -> Tensor:
@@ -63,7 +64,9 @@ def turn_on_efficient_conv_bn_eval_for_single_model(model: nn.Module) -> None:
         bn: Any = modules[str(node.target)]
         # Either being used twice, or the convolution's output elsewhere, would change results.
         alone = calls[source.target] == calls[node.target] == 1 and len(source.users) == 1
-        if isinstance(conv, CONVS) and alone and bn.track_running_stats:
+        # A subclass with a computation of its own is left alone.
+        plain = type(conv).forward in CONV_FORWARDS and type(bn).forward in NORM_FORWARDS
+        if plain and alone and bn.track_running_stats:
             conv_: Any = conv
             conv_.forward = partial(_joined_forward, conv, bn)  # for this instance alone
             bn_: Any = bn

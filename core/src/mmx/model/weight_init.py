@@ -16,6 +16,18 @@ from mmx.logging import print_log
 from mmx.registry import WEIGHT_INITIALIZERS, build_from_cfg
 
 
+def mean_value(param: Tensor) -> float | complex:
+    """Return the mean of a tensor of any type, 0 if it is empty or has no data yet."""
+    if param.numel() == 0 or param.is_meta or isinstance(param, nn.UninitializedParameter):
+        return 0.0
+    data = param.detach()
+    if not (data.is_floating_point() or data.is_complex()):
+        data = data.double()
+    value: float | complex = data.mean().item()
+    # Not-a-number is equal to itself here: nobody has changed it.
+    return 0.0 if value != value else value
+
+
 def update_init_info(module: nn.Module, init_info: str) -> None:
     """Note what initialised those parameters of a module whose values have changed.
 
@@ -37,10 +49,10 @@ def update_init_info(module: nn.Module, init_info: str) -> None:
                 "the `init_weights`."
             )
         # The mean changes whenever the values do, but for a set of measure zero.
-        mean_value = param.data.mean().cpu()
-        if table[param]["tmp_mean_value"] != mean_value:
+        mean = mean_value(param)
+        if table[param]["tmp_mean_value"] != mean:
             table[param]["init_info"] = init_info
-            table[param]["tmp_mean_value"] = mean_value
+            table[param]["tmp_mean_value"] = mean
 
 
 def _constant_bias(module: nn.Module, bias: float) -> None:

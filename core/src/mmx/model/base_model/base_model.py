@@ -124,10 +124,10 @@ class BaseModel(BaseModule):
 
     def cuda(self, device: int | str | torch.device | None = None) -> Self:
         """Move the model to a CUDA device."""
-        if device is None or isinstance(device, int):
-            device = torch.device("cuda" if device is None else f"cuda:{device}")
-        self._set_device(torch.device(device))
-        return super().cuda(torch.device(device))
+        index = torch.cuda.current_device() if device is None else device
+        place = torch.device("cuda", index) if isinstance(index, int) else torch.device(index)
+        self._set_device(place)
+        return super().cuda(place)
 
     def npu(self, device: int | str | torch.device | None = None) -> Self:
         """Move to Ascend's device."""

@@ -101,17 +101,26 @@ class BaseDataPreprocessor(nn.Module):
         """The device that batches are moved to."""
         return self._device
 
+    def _set_device(self, device: torch.device) -> None:
+        # A preprocessor may stand on another one, which must move batches to the same place.
+        for module in self.modules():
+            if isinstance(module, BaseDataPreprocessor):
+                module._device = device
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the buffers, and from now on batches, to a device."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         if device is not None:
-            self._device = torch.device(device)
+            self._set_device(torch.device(device))
         return super().to(*args, **kwargs)
 
-    def cuda(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the buffers, and from now on batches, to the current CUDA device."""
-        self._device = torch.device(torch.cuda.current_device())
-        return super().cuda()
+    def cuda(self, device: int | str | torch.device | None = None) -> Self:
+        """Move the buffers, and from now on batches, to a CUDA device, by default the current."""
+        index = torch.cuda.current_device() if device is None else device
+        self._set_device(
+            torch.device("cuda", index) if isinstance(index, int) else torch.device(index)
+        )
+        return super().cuda(self._device)
 
     def npu(self, device: int | str | torch.device | None = None) -> Self:
         """Move to Ascend's device."""
@@ -127,7 +136,7 @@ class BaseDataPreprocessor(nn.Module):
 
     def cpu(self, *args: Any, **kwargs: Any) -> Self:
         """Move the buffers, and from now on batches, to the CPU."""
-        self._device = torch.device("cpu")
+        self._set_device(torch.device("cpu"))
         return super().cpu()
 
 

@@ -7,18 +7,20 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from mmx.registry import MODEL_WRAPPERS, Registry
 
+MODEL_WRAPPERS.register_module(module=DistributedDataParallel)
+MODEL_WRAPPERS.register_module(module=DataParallel)
+
 
 def is_model_wrapper(model: nn.Module, registry: Registry = MODEL_WRAPPERS) -> bool:
     """Tell whether a module wraps a model, which is then its ``module``.
 
-    torch's data-parallel classes, and what is registered in ``MODEL_WRAPPERS`` or a child of it.
+    Wrappers are what is registered in ``MODEL_WRAPPERS`` or a child of it; torch's data-parallel
+    classes are.
 
     Args:
         model: Module.
         registry: Registry of wrappers.
     """
-    if isinstance(model, (DataParallel, DistributedDataParallel)):
-        return True
     # Classes that are registered but not imported cannot have instances: the tables suffice.
     classes = tuple(cls for cls in registry.module_dict.values() if isinstance(cls, type))
     if isinstance(model, classes):
