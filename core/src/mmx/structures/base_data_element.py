@@ -12,6 +12,8 @@ import torch
 T = TypeVar("T", bound="BaseDataElement")
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+# Types that are no elements, told without a call.
+_LEAVES = _ATOMS | {tuple, list, dict, torch.Tensor, np.ndarray}
 _PRIVATE = ("_metainfo_fields", "_data_fields")
 
 
@@ -52,6 +54,10 @@ class FieldNames(dict[str, None]):
 
     def __repr__(self) -> str:
         return "{" + ", ".join(map(repr, self)) + "}" if self else "set()"
+
+
+def _as_dict(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, BaseDataElement) else value
 
 
 def _copy_meta(value: Any) -> Any:
@@ -240,18 +246,17 @@ class BaseDataElement:
 
     def keys(self) -> list[str]:
         """Return the names of the data fields, in the order in which they were first set."""
-        fields = self._data_fields
-        cls = type(self)
-        # A property's private storage is no field of its own.
         return [
             name
-            for name in fields
-            if not (
-                name.startswith("_")
-                and name[1:] in fields
-                and isinstance(getattr(cls, name[1:], None), property)
-            )
+            for name in self.__dict__["_data_fields"]
+            if name[:1] != "_" or not self._is_storage(name)
         ]
+
+    def _is_storage(self, name: str) -> bool:
+        """Whether a name is the private storage of a property, which is no field of its own."""
+        return name[1:] in self._data_fields and isinstance(
+            getattr(type(self), name[1:], None), property
+        )
 
     def metainfo_keys(self) -> list[str]:
         """Return the names of the meta fields."""
@@ -385,13 +390,17 @@ class BaseDataElement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as a dict, meta fields first; elements in fields become dicts too."""
+        # Runs for each sample of a validation, so without calls where none is needed.
         attributes = self.__dict__
-        result = {}
-        for name in (*self._metainfo_fields, *self.keys()):
-            # A property has no attribute of its name.
-            value = attributes[name] if name in attributes else getattr(self, name)
-            result[name] = value.to_dict() if isinstance(value, BaseDataElement) else value
-        return result
+        names = [*attributes["_metainfo_fields"], *attributes["_data_fields"]]
+        try:
+            return {
+                name: value if type(value := attributes[name]) in _LEAVES else _as_dict(value)
+                for name in names
+            }
+        except KeyError:
+            # Only properties are no attributes of the object; only they have a private storage.
+            return {name: _as_dict(getattr(self, name)) for name in self.all_keys()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Copies must not share the sets of names; MMEngine pickled plain sets.
