@@ -194,7 +194,16 @@ def suggest_lr(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
     rates, values = np.log(np.asarray(lrs))[inner], np.asarray(losses)[inner]
     if len(values) < 2:
         return None
-    slopes = np.gradient(values, rates)
+    # Batches differ: the slope is that of a line through a fifth of the curve.
+    half = max(len(values) // 10, 1)
+    slopes = np.array(
+        [
+            np.polyfit(
+                rates[max(i - half, 0) : i + half + 1], values[max(i - half, 0) : i + half + 1], 1
+            )[0]
+            for i in range(len(values))
+        ]
+    )
     steepest = int(np.argmin(slopes))
     return float(np.exp(rates[steepest])) if slopes[steepest] < 0 else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ class NonFiniteHook(Hook):
             finite.append(torch.isfinite(loss.detach()).all())
             backward(loss, *args, **kwargs)
 
+        @functools.wraps(step)  # keeps the mark by which schedulers know that steps are counted
         def checked_step(*args: Any, **kwargs: Any) -> None:
             losses_ok = list(finite)
             finite.clear()

@@ -1,0 +1,150 @@
+"""Schedulers are stepped as training goes on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from torch import nn
+
+from mmx.hooks import ParamSchedulerHook
+from mmx.optim import (
+    CosineAnnealingLR,
+    LinearLR,
+    OptimWrapper,
+    ReduceOnPlateauParamScheduler,
+    _ParamScheduler,
+)
+from mmx.optim.scheduler import param_scheduler as implementation
+from mmx.registry import HOOKS
+
+
+def scheduler(by_epoch, spec=_ParamScheduler):
+    mock = MagicMock(spec=spec)
+    mock.by_epoch = by_epoch
+    if spec is not _ParamScheduler:
+        mock.need_val_args = True
+    return mock
+
+
+@pytest.fixture
+def three():
+    return [scheduler(True), scheduler(False), scheduler(True, ReduceOnPlateauParamScheduler)]
+
+
+def calls(three):
+    found = [mock.step.call_args_list for mock in three]
+    for mock in three:
+        mock.reset_mock()
+    return [[tuple(call.args) for call in one] for one in found]
+
+
+def test_it_is_registered_and_late():
+    assert ParamSchedulerHook is HOOKS.get("ParamSchedulerHook")
+    assert "LOW" == ParamSchedulerHook.priority
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_each_scheduler_steps_when_its_time_has_come(three, by_name):
+    runner = SimpleNamespace(param_schedulers={"a": three[:2], "b": three[2:]})
+    if not by_name:
+        runner.param_schedulers = three
+    hook = ParamSchedulerHook()
+    hook.after_train_iter(runner, 0)
+    assert [[], [()], []] == calls(three)
+    hook.after_train_epoch(runner)
+    assert [[()], [], [()]] == calls(three)
+    hook.after_val_epoch(runner, {"acc": 1})
+    assert [[], [], [({"acc": 1},)]] == calls(three)
+    hook.after_val_epoch(runner)
+    assert [[], [], []] == calls(three)
+
+
+def test_a_run_without_schedulers_is_fine():
+    hook, runner = ParamSchedulerHook("rebuild"), SimpleNamespace(param_schedulers=None)
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    hook.after_train_epoch(runner)
+    hook.after_val_epoch(runner, {})
+
+
+def test_something_else_is_named(three):
+    hook, runner = ParamSchedulerHook(), SimpleNamespace(param_schedulers=tuple(three))
+    for call in (
+        lambda: hook.after_train_iter(runner, 0),
+        lambda: hook.after_train_epoch(runner),
+        lambda: hook.after_val_epoch(runner, {"acc": 1}),
+    ):
+        with pytest.raises(
+            TypeError, match=r"param_schedulers should be list of ParamScheduler or"
+        ):
+            call()
+
+
+def test_a_wrong_choice_is_named():
+    with pytest.raises(ValueError, match="should be 'keep' or 'rebuild', but got 'new'"):
+        ParamSchedulerHook("new")
+
+
+def resumed_run(length):
+    """A run that was planned for 10 epochs, stopped after 4, and resumed for `length`."""
+
+    def build(total):
+        wrapper = OptimWrapper(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0))
+        warm_up = LinearLR(wrapper, start_factor=0.1, end=3, by_epoch=False)
+        return wrapper, [warm_up, CosineAnnealingLR(wrapper, T_max=total, end=total)]
+
+    def train(wrapper, schedulers, epochs):
+        for _ in range(epochs):
+            for _ in range(2):
+                wrapper.step()
+                schedulers[0].step()
+            schedulers[1].step()
+
+    wrapper, schedulers = build(10)
+    train(wrapper, schedulers, 4)
+    again, later = build(length)
+    again.load_state_dict(wrapper.state_dict())
+    for ours, saved in zip(later, schedulers, strict=True):
+        ours.load_state_dict(saved.state_dict())
+    whole, planned = build(length)
+    train(whole, planned, 4)
+    log = MagicMock()
+    return SimpleNamespace(
+        param_schedulers=later,
+        train_dataloader=[1, 2],
+        logger=log,
+        before=wrapper.get_lr(),
+        expected=whole.get_lr(),
+        optim_wrapper=again,
+    )
+
+
+def test_a_longer_run_keeps_the_saved_curve_by_default(monkeypatch):
+    lines = []
+    monkeypatch.setattr(implementation, "print_log", lambda text, **kwargs: lines.append(text))
+    runner = resumed_run(20)
+    ParamSchedulerHook().before_train(runner)
+    assert runner.before == runner.optim_wrapper.get_lr()
+    assert 1 == len(lines)
+    assert "on_changed_settings='rebuild'" in lines[0]
+
+
+def test_a_longer_run_follows_its_own_curve_on_request(monkeypatch):
+    monkeypatch.setattr(implementation, "print_log", lambda *args, **kwargs: None)
+    runner = resumed_run(20)
+    ParamSchedulerHook(on_changed_settings="rebuild").before_train(runner)
+    assert runner.expected != runner.before
+    assert runner.expected == runner.optim_wrapper.get_lr()
+    runner.logger.info.assert_called_once_with(
+        "CosineAnnealingLR follow this run's settings from here on"
+    )
+
+
+def test_an_unchanged_run_is_not_rebuilt():
+    runner = resumed_run(10)
+    ParamSchedulerHook(on_changed_settings="rebuild").before_train(runner)
+    assert runner.before == runner.optim_wrapper.get_lr()
+    runner.logger.info.assert_not_called()
