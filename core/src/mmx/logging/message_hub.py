@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -211,7 +210,7 @@ class MessageHub(ManagerMixin):
             pass
         elif kinds == _TENSOR and tensors_live_on_cpu():
             try:
-                values = list(map(_read_one, values))
+                values = list(map(_READERS[0], values))
             except RuntimeError:
                 self._explain_row(prefix, log_dict)
                 raise
@@ -475,9 +474,9 @@ _FLOATS = {float}
 _FAST = frozenset((float, int, bool))
 _TENSORS: set[type] = set()
 _KNOWN: set[type] = set(_FAST)
-# The type of plain tensors alone; empty until one was met.
+# The type of plain tensors alone, and what reads one; empty until one was met.
 _TENSOR: set[type] = set()
-_read_one = operator.methodcaller("item")
+_READERS: list[Callable[[Any], Any]] = []
 
 
 def _learn_tensor_types(kinds: set[type]) -> bool:
@@ -486,7 +485,8 @@ def _learn_tensor_types(kinds: set[type]) -> bool:
     if torch is not None:
         _TENSORS.update(kind for kind in kinds if issubclass(kind, torch.Tensor))
         _KNOWN.update(_TENSORS)
-        if torch.Tensor in _TENSORS:
+        if torch.Tensor in _TENSORS and not _TENSOR:
+            _READERS.append(torch.Tensor.item)
             _TENSOR.add(torch.Tensor)
     return kinds <= _KNOWN
 
