@@ -70,18 +70,21 @@ def show(file: str, as_json: bool, keys: bool) -> None:
 @click.argument("source")
 @click.argument("target")
 @click.option("--ema", is_flag=True, help="Take the averaged weights of the EMA hook.")
-def convert(source: str, target: str, ema: bool) -> None:
-    """Write the weights of SOURCE alone to TARGET (.pth or .safetensors)."""
+@click.option("--raw", is_flag=True, help="Take the weights in training, not their average.")
+def convert(source: str, target: str, ema: bool, raw: bool) -> None:
+    """Write the weights of SOURCE alone to TARGET (.pth or .safetensors).
+
+    Of a checkpoint with an average these are the averaged weights, which --ema insists on.
+    """
     from mmx.checkpoint import save_checkpoint
+    from mmx.model import averaged_state_dict, source_state_dict
 
     checkpoint = _load(source)
-    state = checkpoint.get("state_dict", checkpoint)
-    if ema:
-        if "ema_state_dict" not in checkpoint:
-            raise click.ClickException(f"{source} holds no averaged weights (no 'ema_state_dict')")
-        averaged = checkpoint["ema_state_dict"]
-        # The averaged copy is saved as `module.<name>`, beside the counter of its updates.
-        state = {k[len("module.") :]: v for k, v in averaged.items() if k.startswith("module.")}
+    if ema and raw:
+        raise click.UsageError("--ema and --raw exclude each other")
+    if (ema or raw) and "ema_state_dict" not in checkpoint:
+        raise click.ClickException(f"{source} holds no averaged weights (no 'ema_state_dict')")
+    state = source_state_dict(checkpoint) if raw else averaged_state_dict(checkpoint)
     meta = checkpoint.get("meta", {}) if "state_dict" in checkpoint else {}
     save_checkpoint({"meta": meta, "state_dict": state}, target)
     click.echo(f"{target}: {len(state)} tensors")

@@ -988,7 +988,12 @@ class Runner:
         """
         if map_location == "default":
             map_location = get_device()
-        checkpoint = self.load_checkpoint(filename, map_location=map_location)
+        resuming, self._resume = self._resume, True
+        try:
+            # Hooks look at this flag: an average is taken up on resume, and begun anew otherwise.
+            checkpoint = self.load_checkpoint(filename, map_location=map_location)
+        finally:
+            self._resume = resuming
         checkpointing.resume(self, checkpoint, resume_optimizer, resume_param_scheduler)
         self._has_loaded = True
         self.logger.info(f"resumed epoch: {self.epoch}, iter: {self.iter}")
