@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch._C import _remove_worker_pids
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -30,10 +33,19 @@ STATE_VERSION = 1
 # Attributes that this module keeps on loaders and on torch's iterators.
 _RESTORED = "_mmx_restored"
 _PASS_GENERATORS = "_mmx_pass_generators"
-_PLAN = "_mmx_plan"
+
+# Seconds between looks whether the workers live while a batch is waited for.
+POLL_S = 1.0
 
 # Seed, epoch, rank and number of the batch in its epoch.
 Key = tuple[int, int, int, int]
+
+
+_SIGNALS: dict[int, str] = {
+    signal.SIGKILL: ", SIGKILL: is memory short?",
+    signal.SIGBUS: ", SIGBUS: is shared memory (/dev/shm) too small?",
+    signal.SIGSEGV: ", SIGSEGV: a library crashed",
+}
 
 
 class DataWorkerError(RuntimeError):
@@ -44,18 +56,15 @@ class DataWorkerError(RuntimeError):
     """
 
     def __init__(self, workers: Mapping[int, int | None], pids: Mapping[int, int | None]) -> None:
-        parts = [
-            f"worker {number} (pid {pids[number]}) "
-            + (
-                f"was ended by signal {-code}"
-                if code is not None and code < 0
-                else f"exited with code {code}"
-            )
-            for number, code in workers.items()
-        ]
+        parts = []
+        for number, code in workers.items():
+            end = f"exited with code {code}"
+            if code is not None and code < 0:
+                end = f"was ended by signal {-code}{_SIGNALS.get(-code, '')}"
+            parts.append(f"worker {number} (pid {pids[number]}) {end}")
         super().__init__(
-            f"data loader: {', '.join(parts)} while batches were still due. Out of memory, or a crash "
-            "in the data set? num_workers=0 runs the data set in this process and shows the error itself"
+            f"data loader: {', '.join(parts)} while batches were still due. num_workers=0 runs the data "
+            "set in this process and shows the error itself"
         )
         self.workers = dict(workers)
 
@@ -199,37 +208,53 @@ class _LoaderView:
         return getattr(self._loader, name)
 
 
-class _WorkerBatches:
-    """Batches of worker processes; a dead worker is named, and ends all of them."""
+class _Workers(_MultiProcessingDataLoaderIter):
+    """Torch's iterator over the batches of worker processes; a dead worker is named, and ends all.
 
-    def __init__(self, batches: Any) -> None:
-        self._batches = batches
-        self._next = batches.__next__
+    Torch lets the death of a worker raise wherever the main process is, in the middle of a training
+    step for example. Here it raises where the next batch is asked for.
+    """
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
+    def __init__(self, loader: Any, plan: _IndexPlan) -> None:
+        self.plan = plan
+        super().__init__(loader)
+        # Out of the set whose members' deaths raise.
+        _remove_worker_pids(id(self))
+        self._worker_pids_set = False
 
     def __next__(self) -> Any:
         try:
-            return self._next()
-        except RuntimeError as error:
-            # A worker of an iterable data set ends with code 0 when it has no more.
-            due = self._batches._workers_status
-            dead = {
-                number: process
-                for number, process in enumerate(self._batches._workers)
-                if process.exitcode or (process.exitcode == 0 and due[number])
-            }
+            return super().__next__()
+        except (RuntimeError, OSError, EOFError) as error:
+            dead = self._dead_workers(error)
             if not dead:
                 raise
-            self._batches._shutdown_workers()
+            self._shutdown_workers()
             raise DataWorkerError(
                 {number: process.exitcode for number, process in dead.items()},
                 {number: process.pid for number, process in dead.items()},
             ) from error
 
-    def __len__(self) -> int:
-        return len(self._batches)
+    def _try_get_data(self, timeout: float = POLL_S) -> Any:
+        return super()._try_get_data(timeout)
+
+    def _dead_workers(self, error: Exception) -> dict[int, Any]:
+        # An error of the data set begins so; its worker lives.
+        from_dataset = str(error).startswith("Caught ")
+        # The connection to a worker breaks some moments before it has an exit code.
+        deadline = time.monotonic() + (0 if from_dataset else POLL_S)
+        # A worker of an iterable data set ends with code 0 when it has no more.
+        unexpected = "exited unexpectedly" in str(error)
+        while True:
+            dead = {
+                number: process
+                for number, process in enumerate(self._workers)
+                if process.exitcode
+                or (process.exitcode == 0 and (unexpected or self._workers_status[number]))
+            }
+            if dead or time.monotonic() > deadline:
+                return dead
+            time.sleep(0.02)
 
 
 def _set_epoch(target: Any, epoch: int) -> None:
@@ -388,14 +413,13 @@ def _begin_in_workers(
 ) -> Iterator[Any]:
     rank = get_rank()
     batches: Any = loader._iterator if loader.persistent_workers else None
-    plan: _IndexPlan | None = getattr(batches, _PLAN, None)
-    if plan is not None and not batches._shutdown:
-        plan.aim(skip, epoch, seed, rank)
+    if isinstance(batches, _Workers) and not batches._shutdown:
+        batches.plan.aim(skip, epoch, seed, rank)
         # New workers would have drawn their base seed here: a resumed run, whose workers are new,
         # must find the random state of this process as the uninterrupted run does.
         torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
         batches._reset(loader)
-        return _WorkerBatches(batches)
+        return batches
     if batches is not None:
         # Workers that know no keys, of a plain iter(loader), or dead ones.
         batches._shutdown_workers()
@@ -413,11 +437,10 @@ def _begin_in_workers(
         worker_init_fn=_WorkerSetup(loader.worker_init_fn),
     )
     loader.check_worker_number_rationality()
-    batches = _MultiProcessingDataLoaderIter(view)
-    setattr(batches, _PLAN, plan)
+    batches = _Workers(view, plan)
     if loader.persistent_workers:
         loader._iterator = batches
-    return _WorkerBatches(batches)
+    return batches
 
 
 def _discard(batches: Iterator[Any], count: int) -> Iterator[Any]:

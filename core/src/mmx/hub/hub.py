@@ -49,9 +49,9 @@ def get_model(cfg_path: str, pretrained: bool = False, **kwargs: Any) -> nn.Modu
     if "model" not in cfg:
         raise ValueError(f"{cfg_path} has no `model`: it is no config of a model")
     with MODELS.switch_scope_and_registry(cfg.get("default_scope") or package) as registry:
-        model: nn.Module = registry.build(cfg.model, default_args=kwargs or None)
+        model: nn.Module = registry.build(cfg["model"], default_args=kwargs or None)
     if pretrained:
-        load_checkpoint(model, cfg.model_path, map_location="cpu")
+        load_checkpoint(model, cfg["model_path"], map_location="cpu")
         # The weights are there: a later init_weights must not overwrite them.
         if hasattr(model, "_is_init"):
             model._is_init = True  # type: ignore[assignment]  # a flag of BaseModule
