@@ -219,6 +219,28 @@ def test_requirements_may_be_told_by_a_hook(alpha, site):
     assert "zzhook" not in alpha.children
 
 
+def test_requirements_that_cannot_be_met_or_read_are_told(site, root):
+    source = child("zzhook") + (
+        "from mmx_registry import hookimpl\n@hookimpl\ndef mmx_requires(): return ['zz-none>=1']\n"
+    )
+    site.plugin("zzhook", {"registry.py": source})
+    with pytest.raises(
+        PluginError, match="it requires the plugin zz-none>=1, which is not install"
+    ):
+        root.get("zzhook.X")
+    site.plugin("zzodd", {"registry.py": child("zzodd")}, requires=["=="])
+    assert state("zzodd") == ("incompatible", "its requirement '==' cannot be parsed")
+
+
+def test_a_plugin_without_this_kind_of_registry_is_told(alpha):
+    from rootpkg.registry import HOOKS
+
+    with pytest.raises(NotFoundError, match="the plugin 'zzalpha' has no 'hook' registry"):
+        HOOKS.build(dict(type="zzalpha.A"))
+    with pytest.raises(NotFoundError, match="Base is not in the rootpkg::hook registry"):
+        HOOKS.build(dict(type="Base", _scope_="zzalpha"))
+
+
 # --------------------------------------------------------------------------- failures
 
 

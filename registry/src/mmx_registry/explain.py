@@ -162,7 +162,7 @@ def not_found(registry: Registry[Any], key: str) -> NotFoundError:
     parts += [f"{line}." for line in problems]
     parts += _broken_files(node)
     if key.count(".") and trust.is_trusted(key.rpartition(".")[0]):
-        parts.append(f"As a dotted path: {trust.look_up(key)[1]}.")
+        parts.append(f"As a dotted path: {trust.look_up(key).reason}.")
     if not exact and not problems:
         parts.append(
             "Is the name right? Is the file that registers it in the registry's locations "
@@ -193,32 +193,33 @@ def _broken_files(node: Registry[Any]) -> list[str]:
 def _no_node(registry: Registry[Any], key: str) -> NotFoundError:
     """Return the error of a prefix that names no scope of the tree."""
     scope = key.partition(".")[0]
-    if trust.is_trusted(key) or any(p.partition(".")[0] == scope for p in trust.trusted_packages()):
-        why = trust.look_up(key)[1]
-        if "not trusted" in why or "run code" in why or "private" in why:
-            return UntrustedError(
-                f"{key!r} is refused: {why}. Use the object itself in a Python config, or register "
-                "it.",
-                path=key,
-                package=scope,
-                registry=registry._name,
-                scope=registry._scope,
-            )
-        return NotFoundError(
-            f"{key!r} is not in the {registry._name!r} registry, and as a dotted path it leads "
-            f"nowhere: {why}.",
-            key=key,
+    is_trusted = any(p.partition(".")[0] == scope for p in trust.trusted_packages())
+    verdict = trust.look_up(key)
+    if is_trusted and verdict.is_refused:
+        return UntrustedError(
+            f"{key!r} is refused: {verdict.reason}. Use the object itself in a Python config, or "
+            "register it.",
+            path=key,
+            package=scope,
             registry=registry._name,
             scope=registry._scope,
         )
-    if scope in plugins.discovered():
+    if scope in plugins.discovered() and scope != plugins.CORE:
         near = near_names(registry, key.rpartition(".")[2])
         hint = " Close names: " + ", ".join(f"{s}.{n}" for s, n in near) + "." if near else ""
         return NotFoundError(
             f"{key!r} is not in the {registry._name!r} registry: the plugin {scope!r} has no "
             f"{registry._name!r} registry.{hint}",
             key=key,
+            registry=registry._name,
+            scope=registry._scope,
             near=near,
+        )
+    if is_trusted:
+        return NotFoundError(
+            f"{key!r} is not in the {registry._name!r} registry, and as a dotted path it leads "
+            f"nowhere: {verdict.reason}.",
+            key=key,
             registry=registry._name,
             scope=registry._scope,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -548,8 +549,8 @@ class Registry(Generic[T]):
 
 def _caller() -> str:
     """Return the name of the module that called into this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
         name = frame.f_globals.get("__name__", "__main__")
         if name.partition(".")[0] != "mmx_registry":
             return str(name)

@@ -18,7 +18,7 @@ import os
 import re
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 # Guarded by being replaced, never changed in place.
 _trusted: frozenset[str] = frozenset()
@@ -95,33 +95,47 @@ def is_lasting(path: str) -> bool:
 
 def resolve(path: str) -> Any:
     """Return the object of a dotted path in a trusted package, or None."""
-    return look_up(path)[0]
+    return look_up(path).object
 
 
-def look_up(path: str) -> tuple[Any, str]:
-    """Return the object of a dotted path and "", or None and why it was not found or refused.
+class Verdict(NamedTuple):
+    """What a dotted path leads to.
+
+    Attributes:
+        object: The object, or None.
+        reason: Why there is none, or "".
+        is_refused: It leads where no config may look; else it leads nowhere.
+    """
+
+    object: Any
+    reason: str = ""
+    is_refused: bool = False
+
+
+def look_up(path: str) -> Verdict:
+    """Follow a dotted path in a trusted package.
 
     Raises:
         Exception: What importing a module of a trusted package raised.
     """
     parts = path.split(".")
     if len(parts) < 2 or not _NAME.match(path):
-        return None, f"{path!r} is no dotted path"
+        return Verdict(None, f"{path!r} is no dotted path")
     packages = trusted_packages()
     # A trusted package may be a sub-package; the path must lead into it.
     if not any(_covers(packages, ".".join(parts[:i])) for i in range(1, len(parts) + 1)):
-        return None, f"the package {parts[0]!r} is not trusted"
+        return Verdict(None, f"the package {parts[0]!r} is not trusted", True)
     private = next((part for part in parts if part.startswith("_")), None)
     if private is not None:
-        return None, f"{private!r} in it is private"
+        return Verdict(None, f"{private!r} in it is private", True)
     if any(_covers(_refused, ".".join(parts[:i])) for i in range(1, len(parts))):
         # Before anything is imported: these modules are of no use in a config.
-        return None, _RUNS_CODE
+        return Verdict(None, _RUNS_CODE, True)
     try:
         obj: Any = importlib.import_module(parts[0])
     except ModuleNotFoundError as error:
         if error.name == parts[0]:
-            return None, f"there is no module {parts[0]!r}"
+            return Verdict(None, f"there is no module {parts[0]!r}")
         raise
     for i, part in enumerate(parts[1:], start=1):
         parent, obj = obj, getattr(obj, part, None)
@@ -135,13 +149,13 @@ def look_up(path: str) -> tuple[Any, str]:
                 ):
                     raise
         if obj is None:
-            return None, f"{'.'.join(parts[:i])!r} has no {part!r}"
+            return Verdict(None, f"{'.'.join(parts[:i])!r} has no {part!r}")
         reason = _refusal(obj, packages, last=i == len(parts) - 1, root=parts[0])
         if reason:
-            return None, reason
+            return Verdict(None, reason, True)
     if not isinstance(obj, types.ModuleType) and _covers(_refused, path):
-        return None, _RUNS_CODE
-    return obj, ""
+        return Verdict(None, _RUNS_CODE, True)
+    return Verdict(obj)
 
 
 def _refusal(obj: Any, packages: frozenset[str], *, last: bool, root: str) -> str:
