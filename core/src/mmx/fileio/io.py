@@ -322,7 +322,10 @@ def _storage(path: str, file_client_args: BackendArgs, backend_args: BackendArgs
         raise ValueError('"file_client_args and "backend_args" cannot be set at the same time.')
     from mmx.fileio.file_client import FileClient
 
-    return FileClient.infer_client(file_client_args, path)
+    with warnings.catch_warnings():
+        # Said already, for the caller's own line.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return FileClient.infer_client(file_client_args, path)
 
 
 def _handler(file: Any, file_format: str | None) -> Any:

@@ -491,7 +491,7 @@ def unknown_prefix(prefix: str) -> UnknownBackendError:
     from mmx.fileio.backends.registry_utils import prefix_to_backends
 
     known = sorted(name for name in prefix_to_backends if name)
-    near = difflib.get_close_matches(prefix, known, n=1)
+    near = difflib.get_close_matches(prefix, known, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return UnknownBackendError(
         f"no storage back end knows the prefix {prefix!r}{hint}; registered are {', '.join(known)}, and fsspec knows "

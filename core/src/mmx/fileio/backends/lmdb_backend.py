@@ -71,6 +71,12 @@ class LmdbBackend(BaseStorageBackend):
         if self._client is None or self._client.pid != os.getpid():
             key = (os.getpid(), os.path.realpath(self.db_path))
             with _lock:
+                # What the parent process had open cannot be used here, and would be in the way.
+                for pid, path in list(_environments):
+                    if path == key[1] and pid != key[0]:
+                        inherited = _environments.pop((pid, path), None)
+                        if inherited is not None:
+                            inherited.handle.close()
                 environment = _environments.get(key)
                 if environment is None:
                     options = dict(

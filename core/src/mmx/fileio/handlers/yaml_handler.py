@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
@@ -37,7 +38,9 @@ class Dumper(_SafeDumper):  # type: ignore[misc]  # written in C where possible
             return self.represent_data(data.item())
         if isinstance(data, PurePath):
             return self.represent_str(str(data))
-        # Enumerations and other subclasses of plain types are written as their plain value.
+        if isinstance(data, Enum):
+            return self.represent_data(data.value)
+        # Other subclasses of plain types are written as their plain value.
         plain: Any
         for plain in (int, float, str, bytes):
             if isinstance(data, plain):
