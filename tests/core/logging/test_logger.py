@@ -260,6 +260,48 @@ def test_current_is_the_one_bound_in_this_context():
     assert MMLogger.get_current_instance() is second
 
 
+@pytest.fixture
+def registries_logger():
+    logger = logging.getLogger("mmx_registry")
+    level, handlers = logger.level, list(logger.handlers)
+    yield logger
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+def test_debug_says_what_is_built_and_where_it_is_defined(registries_logger, capsys):
+    from mmx.registry import Registry
+
+    registry = Registry("part", scope="debugged")
+
+    @registry.register_module()
+    class Loud:
+        pass
+
+    @registry.register_module()
+    class Quiet:
+        pass
+
+    MMLogger.get_instance("quiet")
+    registry.build(dict(type="Quiet"))
+    assert capsys.readouterr().out == ""
+    MMLogger.get_instance("debug", log_level="DEBUG")
+    registry.build(dict(type="Loud"))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(' - mmx - DEBUG - Get class `Loud` from "part" registry in "debugged"')
+    assert second.endswith(
+        " - mmx - DEBUG - An `Loud` instance is built from registry, and its implementation can "
+        f"be found in {__name__}"
+    )
+
+
+def test_warnings_of_the_registries_reach_the_log_of_the_run(registries_logger, capsys):
+    MMLogger.get_instance("warned")
+    MMLogger.get_instance("again")
+    registries_logger.warning("plugin %r failed", "x")
+    assert capsys.readouterr().out.count("mmx - WARNING - plugin 'x' failed") == 1
+
+
 def test_importing_logging_imports_no_torch():
     import subprocess
 

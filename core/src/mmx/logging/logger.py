@@ -137,6 +137,31 @@ class TerminalHandler(logging.StreamHandler[IO[str]]):
             self.handleError(record)
 
 
+class _RegistryForwarder(logging.Handler):
+    """Hands what the registries say, of what they build and of failing plugins, to the run's logger.
+
+    The registries stand below this package and write to a plain logger of their own.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record's text, if there is a logger of a run."""
+        if MMLogger._instance_dict:
+            logger = MMLogger.get_current_instance()
+            if logger.isEnabledFor(record.levelno):
+                copied = logging.makeLogRecord(record.__dict__)
+                copied.name = logger.name
+                logger.handle(copied)
+
+
+def _route_registries(level: int) -> None:
+    registries = logging.getLogger("mmx_registry")
+    if not any(isinstance(handler, _RegistryForwarder) for handler in registries.handlers):
+        registries.addHandler(_RegistryForwarder())
+    if level <= logging.DEBUG:
+        # What is built is said at this level; without it nothing is even put into words.
+        registries.setLevel(logging.DEBUG)
+
+
 class MMLogger(logging.Logger, ManagerMixin):
     """The logger of a run, found by its instance name and not through :mod:`logging`.
 
@@ -177,6 +202,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         logging.Logger.__init__(self, logger_name)
         ManagerMixin.__init__(self, name)
         level = _level_number(log_level)
+        _route_registries(level)
         rank = process_rank()
         self._log_file: str | None = None
 

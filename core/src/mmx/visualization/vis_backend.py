@@ -396,8 +396,9 @@ class TensorboardVisBackend(BaseVisBackend):
 
     @force_init_env
     def add_graph(self, model: torch.nn.Module, data_batch: Sequence[Any], **kwargs: Any) -> None:
-        """Record the model's graph, traced on a batch."""
-        self._tensorboard.add_graph(model, data_batch, **kwargs)
+        """Record the model's graph, traced on a batch; without one there is nothing to trace."""
+        if data_batch is not None:
+            self._tensorboard.add_graph(model, data_batch, **kwargs)
 
     @force_init_env
     def add_image(
