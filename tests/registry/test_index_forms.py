@@ -52,7 +52,7 @@ HOOKS = Registry('hook', scope='rootpkg', locations=['rootpkg.parts'])
 
 
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.lists(

@@ -106,7 +106,7 @@ def test_the_doctor_finds_what_can_be_found_without_imports(site):
     assert "zzvision" not in sys.modules
 
 
-@pytest.mark.filterwarnings("default::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_doctor_imports_when_told_to(site):
     source = """
     from zzvision.registry import MODELS

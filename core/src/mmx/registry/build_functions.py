@@ -60,15 +60,10 @@ def build_model_from_cfg(cfg: Any, registry: Registry[Any], default_args: Any = 
         default_args: Items that the configs lack.
     """
     if isinstance(cfg, (list, tuple)):
-        from torch import nn
-
-        # The name is that of our `Sequential` too, which carries `init_cfg`.
         modules = [build_from_cfg(item, registry, default_args) for item in cfg]
-        try:
-            from mmx.model.base_module import Sequential  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            return nn.Sequential(*modules)
-        return Sequential(*modules)  # type: ignore[no-any-return,unused-ignore]
+        # Our `Sequential` carries `init_cfg`. By name, since models stand on a higher floor.
+        sequential: Any = registry.root.get("mmx.model.Sequential")
+        return sequential(*modules)  # type: ignore[no-any-return]  # a module
     return build_from_cfg(cfg, registry, default_args)  # type: ignore[no-any-return]  # by registration
 
 
