@@ -169,9 +169,8 @@ def _check_type(path: str, node: dict[str, Any], root_name: str, scope: str) -> 
     registry: Any = getattr(roots, root_name)
     try:
         with registry.switch_scope_and_registry(node.get("_scope_", scope)) as current:
-            if current.get(kind) is not None:
-                return None
-            return Finding(f"{path}.type", f"{kind!r} is not registered in {root_name}")
+            current.resolve(kind)
+            return None
     except (KeyError, ImportError, LookupError) as error:
         text = str(error.args[0]) if error.args else str(error)
         return Finding(f"{path}.type", text)

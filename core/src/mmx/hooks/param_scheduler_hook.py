@@ -74,11 +74,22 @@ class ParamSchedulerHook(Hook):
         """Give the metrics to the schedulers that go by them."""
         if metrics is None:
             return
+        if not _are_built(runner.param_schedulers):
+            return  # validation alone: the schedules are still configs
         for schedulers in _lists(runner):
             for scheduler in schedulers:
                 if scheduler.by_epoch and getattr(scheduler, "need_val_args", False):
                     step: Callable[[Any], None] = scheduler.step
                     step(metrics)
+
+
+def _are_built(schedulers: Any) -> bool:
+    """Tell whether schedulers are objects, by the first of them."""
+    while isinstance(schedulers, (list, dict)) and schedulers:
+        if isinstance(schedulers, dict) and "type" in schedulers:
+            return False
+        schedulers = next(iter(schedulers if isinstance(schedulers, list) else schedulers.values()))
+    return hasattr(schedulers, "step")
 
 
 def _lists(runner: RunnerLike) -> Iterator[list[Any]]:
