@@ -1,5 +1,6 @@
 """The log processor: documented lines, statistics, windows."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from mmx.logging import HistoryBuffer, MessageHub
-from mmx.runner import LogProcessor
+from mmx.model import BaseModel
+from mmx.runner import LogProcessor, Runner
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -283,3 +285,71 @@ def test_results_that_are_no_numbers_lose_their_prefix(runner):
     found = LogProcessor()._collect_non_scalars(runner, "test")
     assert list(found) == ["a", "b/c"]
     assert found["a"] is metric
+
+
+class DocumentedModel(BaseModel):
+    """The model of the logging chapter."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 1)
+
+    def forward(self, img, label, mode):
+        error = (self.linear(img) - label).abs()
+        MessageHub.get_current_instance().update_scalar("train/loss_tmp", error.sum())
+        return dict(loss1=error.pow(2), loss2=error)
+
+
+NUMBER = r"\d+\.\d{4}"
+TIMES = rf"lr: 1\.0000e-02  eta: 0:00:0\d  time: {NUMBER}  data_time: {NUMBER}"
+
+
+@pytest.mark.parametrize(
+    ("custom", "names"),
+    [
+        (None, ["loss_tmp", "loss", "loss1", "loss2"]),
+        (
+            [dict(data_src="loss1", log_name="loss1_global", method_name="mean", window_size="global")],
+            ["loss_tmp", "loss", "loss1", "loss2", "loss1_global"],
+        ),
+        (
+            [
+                dict(data_src="loss1", log_name="loss1_local_max", window_size=10, method_name="max"),
+                dict(data_src="loss1", log_name="loss1_global_max", method_name="max", window_size="global"),
+            ],
+            ["loss_tmp", "loss", "loss1", "loss2", "loss1_local_max", "loss1_global_max"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_documented_examples_log_the_documented_lines(tmp_path, custom, names):
+    data = [(torch.ones(1), torch.ones(1))] * 50
+    runner = Runner(
+        model=DocumentedModel(),
+        work_dir=str(tmp_path),
+        train_dataloader=torch.utils.data.DataLoader(data, batch_size=2),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
+        log_processor=dict(custom_cfg=custom),
+    )
+    runner.train()
+    (log,) = tmp_path.glob("*/*.log")
+    lines = [line for line in log.read_text().splitlines() if "Epoch(train)" in line]
+    assert len(lines) == 2
+    values = "  ".join(rf"{name}: ({NUMBER})" for name in names)
+    shown = []
+    for line, done in zip(lines, ("10", "20"), strict=True):
+        head = rf"\d{{4}}/\d\d/\d\d [\d:]{{8}} - mmx - INFO - Epoch\(train\) \[1\]\[{done}/25\]  "
+        match = re.fullmatch(f"{head}{TIMES}  {values}", line)
+        assert match, line
+        shown.append(dict(zip(names, map(float, match.groups()), strict=True)))
+    history = runner.message_hub.get_scalar("train/loss1").data[0]
+    assert len(history) == 25
+    for row, done in zip(shown, (10, 20), strict=True):
+        assert row["loss1"] == pytest.approx(history[done - 10 : done].mean(), abs=1e-4)
+        if "loss1_global" in row:
+            assert row["loss1_global"] == pytest.approx(history[:done].mean(), abs=1e-4)
+        if "loss1_global_max" in row:
+            assert row["loss1_global_max"] == pytest.approx(history[:done].max(), abs=1e-4)
+            assert row["loss1_local_max"] == pytest.approx(
+                history[done - 10 : done].max(), abs=1e-4
+            )

@@ -806,11 +806,11 @@ class Visualizer(ManagerMixin):
             return
         try:
             getattr(backend, method)(*args, **kwargs)
-        except MissingExtraError:
-            raise  # a mistake in the set-up, seen before training begins
-        except Exception as error:  # noqa: BLE001 whatever a tracker raises
-            # A back end that cannot even start would be tried, and waited for, at each record.
+        except Exception as error:
             is_dead = not getattr(backend, "_env_initialized", True)
+            if is_dead and isinstance(error, MissingExtraError):
+                raise  # a mistake in the set-up, seen before training begins
+            # A back end that cannot even start would be tried, and waited for, at each record.
             if is_dead:
                 self._disabled.add(name)
             message = f"{type(error).__name__}: {error}"
