@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 
 class DevicePrefetcher:
@@ -85,6 +84,3 @@ def _record(value: Any, stream: torch.Stream) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             _record(item, stream)
-
-
-__all__ = ["DataLoader", "DevicePrefetcher"]

@@ -42,13 +42,14 @@ class PackInputs(BaseTransform):
     """End a pipeline: return what the model takes.
 
     ``inputs`` is the image as a tensor ``(C, H, W)`` of its own dtype, ``data_samples`` its class
-    as int64 of shape ``()``.
+    as int64 of shape ``()``, if it is known.
     """
 
     def transform(self, results: Sample) -> Sample:
         """Pack one sample."""
         img_chw = np.array(results["img"].transpose(2, 0, 1))  # a copy, contiguous and writable
-        return {
-            "inputs": torch.from_numpy(img_chw),
-            "data_samples": torch.tensor(results["gt_label"], dtype=torch.int64),
-        }
+        packed = {"inputs": torch.from_numpy(img_chw)}
+        # A sample to predict on has no class.
+        if "gt_label" in results:
+            packed["data_samples"] = torch.tensor(results["gt_label"], dtype=torch.int64)
+        return packed
