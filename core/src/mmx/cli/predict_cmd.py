@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -45,16 +47,18 @@ def command(
     from mmx.registry import INFERENCERS
 
     settings = {"type": "PipelineInferencer", **(cfg.get("inferencer") or {})}
-    with INFERENCERS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        inferencer: Any = registry.build(
-            {**settings, "model": cfg, "weights": checkpoint, "device": device},
-            default_args={"show_progress": out is not None},
-        )
-    paths = [path for item in inputs for path in inferencer._inputs_to_list(item)]
-    try:
-        predictions = inferencer(paths, batch_size=batch_size)["predictions"]
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    # Standard output is for predictions alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        with INFERENCERS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+            inferencer: Any = registry.build(
+                {**settings, "model": cfg, "weights": checkpoint, "device": device},
+                default_args={"show_progress": out is not None},
+            )
+        paths = [path for item in inputs for path in inferencer._inputs_to_list(item)]
+        try:
+            predictions = inferencer(paths, batch_size=batch_size)["predictions"]
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
     rows = [{"input": p, "prediction": r} for p, r in zip(paths, predictions, strict=True)]
     if out is not None:
         from mmx.fileio import dump
