@@ -134,6 +134,17 @@ def test_command_report(work_dir, tmp_path):
     assert CliRunner().invoke(report, [str(tmp_path / "absent")]).exit_code == 1
 
 
+def test_the_report_says_where_settings_come_from(work_dir, tmp_path):
+    (tmp_path / "base.py").write_text("lr = 0.1\nmodel = dict(depth=50)\n")
+    (tmp_path / "config.py").write_text("_base_ = 'base.py'\n\nmodel = dict(width=2)\n")
+    options = [str(work_dir), "--config", str(tmp_path / "config.py")]
+    result = CliRunner().invoke(report, options)
+    assert result.exit_code == 0, result.output
+    page = (work_dir / "report.html").read_text()
+    assert re.search(r"model\.depth = 50  # \S*base\.py:2", page)
+    assert re.search(r"model\.width = 2  # \S*config\.py:3", page)
+
+
 def test_a_constant_and_numbers_that_are_none_still_make_a_page(tmp_path):
     write_run(tmp_path, "r", [{"a": 1.0, "b": float("nan"), "step": s} for s in (1, 2)])
     assert CliRunner().invoke(report, [str(tmp_path)]).exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ def _registry_tree() -> str:
 
 
 def _origins(config: str) -> str:
+    """Return each setting of a config on a line, with the file and line that set it."""
     from mmx.cli.options import load_config
+    from mmx.config.origin import origin_of
 
-    return str(load_config(config).pretty_text)
+    loaded = load_config(config)
+    lines = []
+    for path, value in _leaves(loaded.to_dict()):
+        origin = origin_of(loaded, path)
+        text = f"{'.'.join(map(str, path))} = {value!r}"
+        lines.append(f"{text}  # {origin}" if origin is not None else text)
+    return "\n".join(lines)
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield path and value of everything in a config that is no dict with entries."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
