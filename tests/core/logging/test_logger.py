@@ -222,6 +222,18 @@ def test_copies_and_pickles_are_the_instance():
     assert copy.deepcopy(logger) is logger
 
 
+def test_a_logger_that_nobody_holds_closes_its_file(tmp_path):
+    import gc
+
+    logger = MMLogger("loose", log_file=str(tmp_path / "a.log"))
+    handler = logger.handlers[1]
+    logger.info("x")
+    assert handler.stream is not None
+    del logger
+    gc.collect()
+    assert handler.stream is None
+
+
 def test_print_log_prints_logs_or_is_silent(capsys):
     current = MMLogger.get_instance("current one")
     print_log("printed")

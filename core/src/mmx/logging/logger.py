@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -260,6 +261,11 @@ class MMLogger(logging.Logger, ManagerMixin):
             handler.flush()
             if not isinstance(handler, TerminalHandler):
                 handler.close()
+
+    def __del__(self) -> None:
+        # Nobody else knows the handlers. Names may be gone when the interpreter ends.
+        with contextlib.suppress(Exception):
+            self.close()
 
     def __reduce__(self) -> Any:
         """Pickle as the instance of this name; logging's own way looks where it is not."""
