@@ -42,6 +42,9 @@ CONFIG_METHODS = frozenset(
 _dict_items = dict.items
 _dict_set = dict.__setitem__
 _dict_get = dict.__getitem__
+_dict_update = dict.update
+_new_dict = dict.__new__
+_set_attribute = object.__setattr__
 
 
 class ConfigDict(dict[Any, Any]):
@@ -191,6 +194,10 @@ class ConfigDict(dict[Any, Any]):
         raise missing_key(self, name)
 
     def __reduce_ex__(self, proto: Any) -> Any:
+        attributes = self.__dict__
+        if len(attributes) == len(self) and self.__class__ is ConfigDict:
+            # The usual case, made cheap: its attributes are its items.
+            return _restore_simple, (attributes,)
         return _restore, (self._class(), dict(_dict_items(self)))
 
     @classmethod
@@ -499,6 +506,13 @@ def _copy_list(value: list[Any], memo: dict[int, Any]) -> list[Any]:
     memo.setdefault(id(memo), []).append(value)
     atomic = _ATOMIC
     new.extend(item if type(item) in atomic else copy.deepcopy(item, memo) for item in value)
+    return new
+
+
+def _restore_simple(items: dict[str, Any]) -> ConfigDict:
+    new = _new_dict(ConfigDict)
+    _dict_update(new, items)
+    _set_attribute(new, "__dict__", items)
     return new
 
 

@@ -255,7 +255,8 @@ def run_text(parsed: Parsed, load_bases: Callable[[Any, int], Mapping[str, Any]]
     """
     body = parsed.tree.body
     positions = base_assignments(parsed.tree)
-    line = read_base_line(parsed.tree)
+    # Walking a tree costs more than looking for a word.
+    line = read_base_line(parsed.tree) if READ_BASE in parsed.text else None
     if line is not None:
         if positions:
             raise ConfigParsingError(
@@ -282,9 +283,7 @@ def run_text(parsed: Parsed, load_bases: Callable[[Any, int], Mapping[str, Any]]
         position = positions[0]
         node = body[position]
         before, after = body[:position], body[position + 1 :]
-        if any(_is_base_name(n) for statement in before for n in ast.walk(statement)) or _uses_base(
-            parsed
-        ):
+        if before and _uses_base(parsed, before, node.lineno):
             # What stands above uses the bases, so that they must be told without it.
             before, after = [], before + after
         _run(before, parsed, namespace)
@@ -293,11 +292,14 @@ def run_text(parsed: Parsed, load_bases: Callable[[Any, int], Mapping[str, Any]]
     else:
         after = body
     _run(after, parsed, namespace)
-    return _collect(namespace, parsed, before_names=_imported_names(parsed.tree))
+    imported = _imported_names(parsed.tree) if "import" in parsed.text else set()
+    return _collect(namespace, imported)
 
 
-def _uses_base(parsed: Parsed) -> bool:
-    position = parsed.tree.body[base_assignments(parsed.tree)[0]].lineno
+def _uses_base(parsed: Parsed, before: list[ast.stmt], position: int) -> bool:
+    """Whether what stands above ``_base_`` uses it."""
+    if any(_is_base_name(node) for statement in before for node in ast.walk(statement)):
+        return True
     lines = 0
     done = 0
     for item in parsed.templates:
@@ -424,14 +426,14 @@ def _imported_names(tree: ast.Module) -> set[str]:
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
-def _collect(namespace: Mapping[str, Any], parsed: Parsed, before_names: set[str]) -> Names:
+def _collect(namespace: Mapping[str, Any], imported: set[str]) -> Names:
     names = Names({})
     for key, value in namespace.items():
         if key.startswith("__") or key == BASE_KEY or isinstance(value, types.ModuleType):
             continue
         if isinstance(value, _FUNCTIONS):
             names.helpers[key] = value
-        elif key in before_names and isinstance(value, (*LAZY_TYPES, type)):
+        elif key in imported and isinstance(value, (*LAZY_TYPES, type)):
             names.imported[key] = value
         else:
             names.values[key] = value
@@ -494,8 +496,7 @@ def run_lazy(parsed: Parsed, load_module: Callable[[str, int, int], Names]) -> N
     namespace[_FROM], namespace[_STAR] = take, take_all
     namespace[_LAZY] = lambda module, name, line: LazyObject(module, name, f"{path}, line {line}")
     _run(tree.body, parsed, namespace)
-    bound = imports.names | set(imported)
-    names = _collect(namespace, parsed, bound)
+    names = _collect(namespace, imports.names | set(imported))
     names.imported = {**imported, **names.imported}
     return names
 
