@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,20 +11,27 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 CFG_OPTIONS = "--cfg-options"
+_BARE = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
 
 
 class ManyOptionsCommand(click.Command):
-    """A command whose ``--cfg-options`` takes several ``key=value``, as argparse's ``nargs='+'``."""
+    """A command whose ``--cfg-options`` takes several ``key=value``, as argparse's ``nargs='+'``.
+
+    A bare ``model.depth=50`` is an override, too.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the option before each further ``key=value`` that follows it."""
+        """Put the option before each ``key=value``."""
         result: list[str] = []
         taking = False
         for argument in args:
             if argument == CFG_OPTIONS:
                 taking = True
                 continue
-            if taking and "=" in argument and not argument.startswith("-"):
+            is_pair = "=" in argument and not argument.startswith("-")
+            # What follows another option is its value.
+            follows = bool(result) and result[-1].startswith("--") and "=" not in result[-1]
+            if is_pair and (taking or (not follows and _BARE.match(argument))):
                 result += [CFG_OPTIONS, argument]
                 continue
             taking = False
@@ -48,18 +56,13 @@ def load_config(path: str, overrides: tuple[str, ...] = ()) -> Any:
     Raises:
         click.ClickException: There is no such file, or the text is wrong; the message says where.
     """
-    from mmx.config import Config, DictAction, resolve_config_path
+    from mmx.config import Config
+    from mmx.config.overrides import parse_overrides
 
     try:
-        config = Config.fromfile(resolve_config_path(path))
-        options: dict[str, Any] = {}
-        for item in overrides:
-            key, separator, value = item.partition("=")
-            if not separator or not key:
-                raise click.ClickException(f"{CFG_OPTIONS} takes KEY=VALUE, got {item!r}")
-            options[key] = DictAction._parse_iterable(value)
-        if options:
-            config.merge_from_dict(options)
+        config = Config.fromfile(path)
+        if overrides:
+            config.merge_from_dict(parse_overrides(config, overrides))
     except (OSError, ValueError, SyntaxError, KeyError, TypeError) as error:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmx.config.config_dict import (
     DELETE_KEY,
     ConfigDict,
-    near,
     raw_items,
     without_delete_keys,
 )
@@ -105,38 +104,6 @@ def from_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 )
         target[last] = value
     return result
-
-
-def check_options(options: Mapping[str, Any], config: Any) -> None:
-    """Check that overrides change settings that exist, or add some beside existing ones.
-
-    Raises:
-        ConfigKeyError: The first part of a key is nowhere in the config, but a near name is; or a
-            key further down is near one that exists and unlike any other.
-    """
-    for full in options:
-        target = config
-        done: list[str] = []
-        for part in str(full).split("."):
-            if isinstance(target, dict):
-                if part not in target:
-                    hint = near(part, _strings(dict.keys(target)))
-                    if hint:
-                        where = f" of {'.'.join(done)}" if done else ""
-                        raise ConfigKeyError(f"{full!r}: there is no {part!r}{where}{hint}")
-                    break
-                target = dict.__getitem__(target, part)
-            elif isinstance(target, (list, tuple)) and part.lstrip("-").isdigit():
-                if not -len(target) <= int(part) < len(target):
-                    break
-                target = target[int(part)]
-            else:
-                break
-            done.append(part)
-
-
-def _strings(keys: Iterable[Any]) -> list[str]:
-    return [key for key in keys if isinstance(key, str)]
 
 
 def merge_options(options: Mapping[str, Any], config: Any, allow_list_keys: bool = True) -> Any:

@@ -53,7 +53,12 @@ def report(findings: Iterable[Finding]) -> str:
     return f"the config has {' and '.join(parts) or 'no errors'}{':' if lines else ''}{lines}"
 
 
-def check_config(cfg: Any, strict: bool = False, ignore: Iterable[str] = ()) -> list[Finding]:
+def check_config(
+    cfg: Any,
+    strict: bool = False,
+    ignore: Iterable[str] = (),
+    checker: PartChecker | None = None,
+) -> list[Finding]:
     """Return all that is wrong with a runner's config. Nothing is built and no data is read.
 
     Checked are the types, with the rules of scopes; the names of arguments against real signatures,
@@ -68,9 +73,10 @@ def check_config(cfg: Any, strict: bool = False, ignore: Iterable[str] = ()) -> 
         strict: Unknown top-level keys are errors.
         ignore: Patterns of keys, such as ``"model.neck.*"``, whose findings are left out. The
             config may have a list of them too, as ``_check_ignore_``.
+        checker: What checks the parts, for those who want to know more of them.
     """
     settings: dict[str, Any] = cfg._to_lazy_dict() if hasattr(cfg, "_to_lazy_dict") else dict(cfg)
-    checker = PartChecker()
+    checker = checker if checker is not None else PartChecker()
     scope = settings.get("default_scope")
     scope = scope if isinstance(scope, str) and scope else "mmx"
     for finding in check_run(settings, strict=strict):
