@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections.abc
 import functools
 import importlib
-import importlib.util
 import itertools
 import logging
 import shutil
@@ -344,27 +343,17 @@ def get_object_from_string(obj_name: str) -> Any:
 
     This imports whatever the name says. Configs go through the registry's rule of trust instead.
     """
-    parts = iter(obj_name.split("."))
-    module_name = next(parts)
-    found: Any = None
-    while True:
+    parts = obj_name.split(".")
+    # The longest beginning that is a module; an import may make further names available.
+    for length in range(len(parts), 0, -1):
         try:
-            found = importlib.import_module(module_name)
-            part = next(parts)
-            if importlib.util.find_spec(f"{module_name}.{part}") is None:
-                break
-            module_name = f"{module_name}.{part}"
-        except StopIteration:
-            return found
+            found: Any = importlib.import_module(".".join(parts[:length]))
         except ImportError:
-            return None
-        except AttributeError:
-            break
-    while True:
+            continue
         try:
-            found = getattr(found, part)
-            part = next(parts)
-        except StopIteration:
-            return found
+            for part in parts[length:]:
+                found = getattr(found, part)
         except AttributeError:
-            return None
+            continue
+        return found
+    return None

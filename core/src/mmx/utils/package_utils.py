@@ -51,10 +51,12 @@ def get_installed_path(package: str) -> str:
         raise RuntimeError(
             f"{package} is a namespace package, which is invalid for `get_installed_path`"
         ) from error
-    name = package2module(package)
-    possible = os.path.join(str(found.locate_file("")), name)
-    if os.path.exists(possible):
-        return possible
+    # A distribution may hold several packages; the one of its own name is meant.
+    name = package
+    for name in (package, package.replace("-", "_"), package2module(package)):
+        possible = os.path.join(str(found.locate_file("")), name)
+        if os.path.exists(possible):
+            return possible
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is installed, but {name} cannot be found", name=name)
@@ -69,8 +71,9 @@ def package2module(package: str) -> str:
     """
     found: Distribution = distribution(package)
     top = found.read_text("top_level.txt")
-    if top:
-        return top.split("\n")[0]
+    if top and top.split():
+        # Compiled parts have a leading underscore.
+        return min(top.split(), key=lambda name: name.startswith("_"))
     wanted = found.metadata["Name"]
     for module, owners in packages_distributions().items():
         if wanted in owners:

@@ -62,7 +62,9 @@ def scandir(
     recursive: bool = False,
     case_sensitive: bool = True,
 ) -> Iterator[str]:
-    """Return an iterator over the files of a directory, as paths relative to it, without hidden ones.
+    """Return an iterator over the files of a directory, as paths relative to it, in order.
+
+    Hidden files (``.name``) are left out; hidden directories are looked into.
 
     Args:
         dir_path: Directory.
@@ -83,9 +85,9 @@ def scandir(
 
     def scan(folder: str) -> Iterator[str]:
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-            if entry.name.startswith("."):
-                continue
             if entry.is_file():
+                if entry.name.startswith("."):
+                    continue
                 name = os.path.relpath(entry.path, root)
                 compared = name if case_sensitive else name.lower()
                 if suffix is None or compared.endswith(suffix):

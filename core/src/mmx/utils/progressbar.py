@@ -94,7 +94,7 @@ def _split_tasks(tasks: Any) -> tuple[Iterable[Any], int]:
         return tasks[0], tasks[1]
     if isinstance(tasks, Iterable) and isinstance(tasks, Sized):
         return tasks, len(tasks)
-    raise TypeError('"tasks" must be an iterable object or a (iterator, int) tuple')
+    raise TypeError(f'"tasks" must be a tuple object or a sequence object, but got {type(tasks)}')
 
 
 def track_progress(

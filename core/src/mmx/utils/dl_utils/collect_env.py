@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -44,8 +45,8 @@ def collect_env() -> OrderedDict[str, Any]:
     env["GCC"] = _first_line(["gcc", "--version"])
     env["PyTorch"] = torch.__version__
     env["PyTorch compiling details"] = torch.__config__.show()
-    for key, module in (("TorchVision", "torchvision"), ("OpenCV", "cv2")):
-        version = _version(module)
+    for key, distributions in (("TorchVision", ("torchvision",)), ("OpenCV", _OPENCV)):
+        version = _version(distributions)
         if version is not None:
             env[key] = version
     env["MMX"] = __version__
@@ -62,12 +63,21 @@ def _first_line(command: list[str], line: int = 0) -> str:
     return output.strip().splitlines()[line] if output.strip() else "n/a"
 
 
-def _version(module: str) -> str | None:
-    """Return the version of a package by its metadata, without importing it."""
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version
+_OPENCV = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
 
-    names = packages_distributions().get(module, [])
-    try:
-        return version(names[0]) if names else None
-    except PackageNotFoundError:
-        return None
+
+def _version(distributions: Sequence[str]) -> str | None:
+    """Return the version of the first that is installed, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in distributions:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None

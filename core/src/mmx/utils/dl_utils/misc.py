@@ -58,7 +58,7 @@ def tensor2imgs(
         to_bgr: Reverse the order of three channels.
 
     Returns:
-        Images, uint8 ``(H, W, C)``, contiguous.
+        Images, float32 ``(H, W, C)``, contiguous, in the range that was normalised.
 
     Raises:
         TypeError: ``tensor`` is no tensor.
@@ -87,7 +87,7 @@ def tensor2imgs(
         img = img_chw.transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(
             mean, np.float32
         )
-        imgs.append(np.ascontiguousarray((img[..., ::-1] if to_bgr else img).astype(np.uint8)))
+        imgs.append(np.ascontiguousarray(img[..., ::-1] if to_bgr else img))
     return imgs
 
 

@@ -11,14 +11,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.conv import _ConvTransposeNd as _ConvTransposeMixin
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
-from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 from torch.utils.data import DataLoader
 
 TORCH_VERSION = torch.__version__
 
 
 class SyncBatchNorm(SyncBatchNorm_):
-    """torch's synchronised batch normalisation, which also names the shape in its error."""
+    """torch's synchronised batch normalisation, whose error names the dimensions of the input."""
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         if input.dim() < 2:
@@ -42,14 +41,36 @@ def _get_cuda_home() -> str | None:
     return None if home is None else str(home)
 
 
+def _get_dataloader() -> tuple[type, type]:
+    return DataLoader, PoolDataLoader
+
+
+def _get_extension() -> tuple[Any, Any, Any]:
+    # Slow to import, and only those who compile need it.
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    return BuildExtension, CppExtension, CUDAExtension
+
+
+def _get_conv() -> tuple[type, type]:
+    return _ConvNd, _ConvTransposeMixin
+
+
+def _get_norm() -> tuple[type, type, type]:
+    return _BatchNorm, _InstanceNorm, SyncBatchNorm_
+
+
+def _get_pool() -> tuple[type, type, type, type]:
+    return _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+
+
+PoolDataLoader = DataLoader
 get_build_config = torch.__config__.show
 
 __all__ = [
     "TORCH_VERSION",
-    "BuildExtension",
-    "CUDAExtension",
-    "CppExtension",
     "DataLoader",
+    "PoolDataLoader",
     "SyncBatchNorm",
     "SyncBatchNorm_",
     "_AdaptiveAvgPoolNd",

@@ -86,7 +86,10 @@ class TimeCounter:
 
     def __enter__(self) -> None:
         if self.tag is None:
-            raise ValueError("a block has no name of its own: give TimeCounter a tag")
+            raise ValueError(
+                "In order to clearly distinguish printing information in different contexts, please specify the tag "
+                "parameter"
+            )
         self._start = self._now()
 
     def __exit__(
