@@ -89,7 +89,8 @@ def _are_built(schedulers: Any) -> bool:
         if isinstance(schedulers, dict) and "type" in schedulers:
             return False
         schedulers = next(iter(schedulers if isinstance(schedulers, list) else schedulers.values()))
-    return hasattr(schedulers, "step")
+    # Anything else than a list or dict is no scheduler either: `_lists` says so.
+    return hasattr(schedulers, "step") or not isinstance(schedulers, str)
 
 
 def _lists(runner: RunnerLike) -> Iterator[list[Any]]:

@@ -21,7 +21,15 @@ from mmx.logging import MessageHub, MMLogger
 from mmx.model import is_model_wrapper
 from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
-from mmx.registry import RUNNERS, STRATEGIES, DefaultScope
+from mmx.registry import (
+    RUNNERS,
+    STRATEGIES,
+    DefaultScope,
+    adjust_runner_spec,
+    config_path,
+    configure_plugins,
+    plugin_default_hooks,
+)
 from mmx.runner import builders, checkpointing, spec
 from mmx.runner.base_loop import BaseLoop
 from mmx.runner.dispatch import Dispatch, warn_of_misspelled_stages
@@ -143,7 +151,10 @@ class Runner:
     ) -> None:
         env_cfg = dict(spec.copied(env_cfg)) if env_cfg else {"dist_cfg": {"backend": "nccl"}}
         randomness = dict(randomness) if randomness else {"seed": None}
-        arguments = {
+        self.cfg = spec.as_config(cfg)
+        configure_plugins(self.cfg.get("plugins"))
+        # Copied before plugins, which may adjust it, see it: what the caller gave stays as it was.
+        arguments: dict[str, Any] = {
             "model": model,
             "train_dataloader": train_dataloader,
             "val_dataloader": val_dataloader,
@@ -158,29 +169,34 @@ class Runner:
             "test_evaluator": test_evaluator,
             "default_hooks": default_hooks,
             "custom_hooks": custom_hooks,
-            "launcher": launcher,
+            "data_preprocessor": data_preprocessor,
             "randomness": randomness,
-            "cfg": cfg,
+            "load_from": load_from,
+            "resume": resume,
+            "log_processor": log_processor,
+            "visualizer": visualizer,
+            "strategy": strategy,
         }
-        spec.check(arguments)
-        self.cfg = spec.as_config(cfg)
+        arguments = {name: spec.copied(value) for name, value in arguments.items()}
+        adjust_runner_spec(arguments)
+        spec.check({**arguments, "launcher": launcher, "cfg": cfg})
         self._work_dir = os.path.abspath(os.path.expanduser(os.fspath(work_dir)))
         mkdir_or_exist(self._work_dir)
 
         self._state = TrainState()
-        self._train_dataloader = spec.copied(train_dataloader)
-        self._train_loop = spec.copied(train_cfg)
-        self.optim_wrapper: Any = spec.copied(optim_wrapper)
-        self.auto_scale_lr = spec.copied(auto_scale_lr)
-        self.param_schedulers: Any = spec.copied(param_scheduler)
-        self._val_dataloader = spec.copied(val_dataloader)
-        self._val_loop = spec.copied(val_cfg)
-        self._val_evaluator = spec.copied(val_evaluator)
-        self._test_dataloader = spec.copied(test_dataloader)
-        self._test_loop = spec.copied(test_cfg)
-        self._test_evaluator = spec.copied(test_evaluator)
-        self._load_from = load_from
-        self._resume = resume
+        self._train_dataloader = arguments["train_dataloader"]
+        self._train_loop = arguments["train_cfg"]
+        self.optim_wrapper: Any = arguments["optim_wrapper"]
+        self.auto_scale_lr = arguments["auto_scale_lr"]
+        self.param_schedulers: Any = arguments["param_scheduler"]
+        self._val_dataloader = arguments["val_dataloader"]
+        self._val_loop = arguments["val_cfg"]
+        self._val_evaluator = arguments["val_evaluator"]
+        self._test_dataloader = arguments["test_dataloader"]
+        self._test_loop = arguments["test_cfg"]
+        self._test_evaluator = arguments["test_evaluator"]
+        self._load_from = arguments["load_from"]
+        self._resume = arguments["resume"]
         self._has_loaded = False
         # True between the hooks' before_run and after_run: what begins is always brought to an end.
         self._is_running = False
@@ -197,18 +213,19 @@ class Runner:
         )
 
         with DefaultScope.overwrite_default_scope(default_scope):
-            self.log_processor = self.build_log_processor(
-                {} if log_processor is None else spec.copied(log_processor)
-            )
+            self.log_processor = self.build_log_processor(arguments["log_processor"] or {})
             self.logger = self.build_logger(log_level=log_level)
             self._log_env(env_cfg)
             self.message_hub = self.build_message_hub()
-            self.visualizer = self.build_visualizer(visualizer)
-            self.strategy = self.build_strategy(strategy)
-            self.model = self._prepare_model(model, data_preprocessor)
+            self.visualizer = self.build_visualizer(arguments["visualizer"])
+            self.strategy = self.build_strategy(arguments["strategy"])
+            with config_path("model", self.cfg.filename):
+                self.model = self._prepare_model(arguments["model"], arguments["data_preprocessor"])
             self._hooks: list[Hook] = []
             self._dispatch = Dispatch()
-            self.register_hooks(spec.copied(default_hooks), spec.copied(custom_hooks))
+            self.register_hooks(arguments["default_hooks"], arguments["custom_hooks"])
+            for hook in plugin_default_hooks(arguments):
+                self.register_hook(hook)
             self.logger.info(
                 f"Hooks will be executed in the following order:\n{self.get_hooks_info()}"
             )
@@ -740,14 +757,16 @@ class Runner:
             hooks: Name -> hook or dict that replaces or joins them; None leaves that one out.
         """
         chosen = {**spec.copied(builders.DEFAULT_HOOKS), **(hooks or {})}
-        for hook in chosen.values():
+        for name, hook in chosen.items():
             if hook is not None:
-                self.register_hook(hook)
+                with config_path(f"default_hooks.{name}", self.cfg.filename):
+                    self.register_hook(hook)
 
     def register_custom_hooks(self, hooks: list[Hook | dict[str, Any]]) -> None:
         """Add further hooks, in their order."""
-        for hook in hooks:
-            self.register_hook(hook)
+        for index, hook in enumerate(hooks):
+            with config_path(f"custom_hooks.{index}", self.cfg.filename):
+                self.register_hook(hook)
 
     def register_hooks(
         self,
