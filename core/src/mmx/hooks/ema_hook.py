@@ -157,6 +157,8 @@ class EMAHook(Hook):
 
     def after_load_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Take the average from a checkpoint; without one, begin with its weights."""
+        if self.ema_model is None:  # loaded before a run has begun
+            self.before_run(runner)
         resuming = getattr(runner, "_resume", False)
         if "ema_state_dict" in checkpoint and resuming:
             self._swap_ema_state_dict(checkpoint)
