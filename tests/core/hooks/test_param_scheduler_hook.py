@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmx.hooks import ParamSchedulerHook
+from mmx.model import BaseModel
 from mmx.optim import (
     CosineAnnealingLR,
     LinearLR,
@@ -19,6 +20,7 @@ from mmx.optim import (
 )
 from mmx.optim.scheduler import param_scheduler as implementation
 from mmx.registry import HOOKS
+from mmx.runner import Runner
 
 
 def scheduler(by_epoch, spec=_ParamScheduler):
@@ -81,6 +83,18 @@ def test_something_else_is_named(three):
             TypeError, match=r"param_schedulers should be list of ParamScheduler or"
         ):
             call()
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        dict(type="CosineAnnealingLR", T_max=3),
+        [dict(type="CosineAnnealingLR", T_max=3)],
+        dict(gen=dict(type="StepLR", step_size=3), disc=[dict(type="StepLR", step_size=3)]),
+    ],
+)
+def test_validation_alone_leaves_schedulers_unbuilt(configs):
+    ParamSchedulerHook().after_val_epoch(SimpleNamespace(param_schedulers=configs), {"acc": 1})
 
 
 def test_a_wrong_choice_is_named():
@@ -148,3 +162,47 @@ def test_an_unchanged_run_is_not_rebuilt():
     ParamSchedulerHook(on_changed_settings="rebuild").before_train(runner)
     assert runner.before == runner.optim_wrapper.get_lr()
     runner.logger.info.assert_not_called()
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, *inputs, mode="tensor"):
+        return {"loss": self.linear(torch.stack(inputs)).pow(2).mean()}
+
+
+@pytest.mark.parametrize("choice", ["keep", "rebuild"])
+def test_a_resumed_run_of_another_length(isolated, tmp_path, choice):
+    def run(name, epochs, **changes):
+        runner = Runner(
+            model=Net(),
+            work_dir=str(tmp_path / name),
+            train_dataloader=dict(
+                dataset=torch.ones(8, 1), batch_size=4, sampler=dict(type="DefaultSampler")
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=1.0)),
+            param_scheduler=[dict(type="CosineAnnealingLR", T_max=epochs)],
+            default_hooks=dict(
+                logger=None,
+                param_scheduler=dict(type="ParamSchedulerHook", on_changed_settings=choice),
+            ),
+            experiment_name=f"resumed_{choice}_{name}",
+            **changes,
+        )
+        runner.train()
+        return runner
+
+    first = run("first", 4)
+    saved = str(tmp_path / "first" / "epoch_2.pth")
+    longer = run("longer", 8, load_from=saved, resume=True)
+    whole = run("whole", 8)
+    if choice == "rebuild":
+        assert whole.optim_wrapper.get_lr() == longer.optim_wrapper.get_lr()
+        assert 8 == longer.param_schedulers[0].T_max
+    else:
+        assert 4 == longer.param_schedulers[0].T_max
+        # The saved curve ends after its four epochs.
+        assert first.optim_wrapper.get_lr() == longer.optim_wrapper.get_lr()

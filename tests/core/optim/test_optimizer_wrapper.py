@@ -195,7 +195,9 @@ def test_lost_gradients_are_warned_of(caplog, monkeypatch):
     model = make_model()
     make(model, accumulative_counts=3).initialize_count_status(model, 4, 9)
     assert 1 == len(lines)
-    assert "Resumed iteration number 4 is not divisible by `_accumulative_counts` (3)" in lines[0]
+    assert (
+        "Resumed iteration number is not divisible by `_accumulative_counts` (4 by 3)" in lines[0]
+    )
 
 
 def test_gradients_that_were_resumed_are_not_warned_of(monkeypatch):
@@ -424,3 +426,33 @@ def test_gradients_of_other_parameters_are_refused():
     extra["accumulation"]["gradients"].pop()
     with pytest.raises(ValueError, match="gradients of 3 parameters do not fit an optimizer of 4"):
         wrapper.load_extra_state_dict(extra)
+
+
+def test_a_copy_steps_its_own_optimizer():
+    from mmx.optim import StepLR
+
+    model = make_model()
+    wrapper = make(model)
+    StepLR(wrapper, step_size=1)
+    twin = copy.deepcopy(wrapper)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    before = weights(model)
+    twin.step()
+    assert equal(before, weights(model))
+    wrapper.step()
+    assert not equal(before, weights(model))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_update_does_not_wait_for_the_device(isolated):
+    model = make_model().cuda()
+    wrapper = make(model, clip_grad=dict(max_norm=1.0), accumulative_counts=2)
+    inputs = [batch.cuda() for batch in batches(4)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in inputs:
+            wrapper.update_params(model(batch).pow(2).mean())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

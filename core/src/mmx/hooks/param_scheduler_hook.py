@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.optim.scheduler.param_scheduler import _ParamScheduler
 from mmx.optim.scheduler.rebuild import rebuild_schedulers
 from mmx.registry import HOOKS
 
@@ -74,23 +75,12 @@ class ParamSchedulerHook(Hook):
         """Give the metrics to the schedulers that go by them."""
         if metrics is None:
             return
-        if not _are_built(runner.param_schedulers):
-            return  # validation alone: the schedules are still configs
+        # Where a run only validates, schedulers are still configs, which do not go by metrics.
         for schedulers in _lists(runner):
             for scheduler in schedulers:
-                if scheduler.by_epoch and getattr(scheduler, "need_val_args", False):
+                if getattr(scheduler, "need_val_args", False) and scheduler.by_epoch:
                     step: Callable[[Any], None] = scheduler.step
                     step(metrics)
-
-
-def _are_built(schedulers: Any) -> bool:
-    """Tell whether schedulers are objects, by the first of them."""
-    while isinstance(schedulers, (list, dict)) and schedulers:
-        if isinstance(schedulers, dict) and "type" in schedulers:
-            return False
-        schedulers = next(iter(schedulers if isinstance(schedulers, list) else schedulers.values()))
-    # Anything else than a list or dict is no scheduler either: `_lists` says so.
-    return hasattr(schedulers, "step") or not isinstance(schedulers, str)
 
 
 def _lists(runner: RunnerLike) -> Iterator[list[Any]]:
@@ -100,6 +90,8 @@ def _lists(runner: RunnerLike) -> Iterator[list[Any]]:
         return
     if isinstance(schedulers, list):
         yield schedulers
+    elif isinstance(schedulers, _ParamScheduler) or _is_config(schedulers):
+        yield [schedulers]
     elif isinstance(schedulers, dict):
         yield from schedulers.values()
     else:
@@ -107,6 +99,10 @@ def _lists(runner: RunnerLike) -> Iterator[list[Any]]:
             "runner.param_schedulers should be list of ParamScheduler or a dict containing list of "
             f"ParamScheduler, but got {schedulers}"
         )
+
+
+def _is_config(schedulers: Any) -> bool:
+    return isinstance(schedulers, dict) and "type" in schedulers
 
 
 def _epoch_length(runner: RunnerLike) -> int | None:

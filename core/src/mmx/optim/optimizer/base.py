@@ -29,6 +29,13 @@ class BaseOptimWrapper(metaclass=ABCMeta):
         if len(getattr(optimizer, "param_groups", ())) > 1:
             self.base_param_settings = {"params": torch.tensor([0.0]), **optimizer.defaults}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The step that schedulers count belongs to this very object; a copy has its own.
+        state = vars(self).copy()
+        if hasattr(state.get("step"), "_with_counter"):
+            del state["step"]
+        return state
+
     @abstractmethod
     def update_params(self, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, and update parameters and clear gradients if it is time."""

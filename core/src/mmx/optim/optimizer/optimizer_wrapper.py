@@ -212,10 +212,10 @@ class OptimWrapper(BaseOptimWrapper):
             return
         if init_counts % self._accumulative_counts != 0 and not self._has_gradients():
             print_log(
-                f"Resumed iteration number {init_counts} is not divisible by "
-                f"`_accumulative_counts` ({self._accumulative_counts}) and no accumulated "
-                "gradients were resumed, which means the gradient of some iterations is lost and "
-                "the result may be influenced slightly.",
+                "Resumed iteration number is not divisible by `_accumulative_counts` "
+                f"({init_counts} by {self._accumulative_counts}) and no accumulated gradients were "
+                "resumed, which means the gradient of some iterations is lost and the result may "
+                "be influenced slightly.",
                 logger="current",
                 level=logging.WARNING,
             )
