@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mmx.config import format as formatting
 from mmx.config import load, source
@@ -80,6 +80,10 @@ class Config:
     _layer: Layer | None
     _overrides: list[tuple[dict[str, Any], str]]
     _format_python_code: bool
+
+    if TYPE_CHECKING:  # settings are attributes, whatever their names
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(
         self,
