@@ -18,7 +18,7 @@ from mmx.optim import (
     ReduceOnPlateauParamScheduler,
     _ParamScheduler,
 )
-from mmx.optim.scheduler import param_scheduler as implementation
+from mmx.optim.scheduler import base as implementation
 from mmx.registry import HOOKS
 from mmx.runner import Runner
 

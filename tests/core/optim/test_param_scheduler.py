@@ -39,7 +39,7 @@ from mmx.optim.scheduler import (
     StepParamScheduler,
     _ParamScheduler,
 )
-from mmx.optim.scheduler import param_scheduler as implementation
+from mmx.optim.scheduler import base as implementation
 from mmx.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmx.optim.scheduler.momentum_scheduler import MomentumSchedulerMixin
 from mmx.optim.scheduler.param_scheduler import INF

@@ -16,7 +16,7 @@ from mmx.optim.scheduler import (
     StepMomentum,
     rebuild_schedulers,
 )
-from mmx.optim.scheduler import param_scheduler as implementation
+from mmx.optim.scheduler import base as implementation
 
 
 @pytest.fixture(autouse=True)
