@@ -61,3 +61,7 @@ $(SETUP): $(INPUTS)
 	@$(BIN)/python -m pip --disable-pip-version-check install -q -r requirements/lock.txt 2>$(VENV)/setup.log || { cat $(VENV)/setup.log; exit 1; }
 	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation $(addprefix -e ,$(DISTRIBUTIONS)) 2>>$(VENV)/setup.log || { cat $(VENV)/setup.log; exit 1; }
 	@touch $@
+
+.PHONY: coverage
+coverage: $(SETUP)  ## Measure which lines the tests run
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
