@@ -1,13 +1,27 @@
-"""Modules that wrap a model for several devices."""
+"""Modules that wrap a model for several devices; each imported on use, since FSDP alone is slow to import."""
 
-from mmx.model.wrappers.distributed import MMDistributedDataParallel
-from mmx.model.wrappers.fully_sharded_distributed import MMFullyShardedDataParallel
-from mmx.model.wrappers.seperate_distributed import MMSeparateDistributedDataParallel
-from mmx.model.wrappers.utils import is_model_wrapper
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "MMDistributedDataParallel",
-    "MMFullyShardedDataParallel",
-    "MMSeparateDistributedDataParallel",
-    "is_model_wrapper",
-]
+from mmx._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from mmx.model.wrappers.distributed import (
+        MMDistributedDataParallel as MMDistributedDataParallel,
+    )
+    from mmx.model.wrappers.fully_sharded_distributed import (
+        MMFullyShardedDataParallel as MMFullyShardedDataParallel,
+    )
+    from mmx.model.wrappers.seperate_distributed import (
+        MMSeparateDistributedDataParallel as MMSeparateDistributedDataParallel,
+    )
+    from mmx.model.wrappers.utils import is_model_wrapper as is_model_wrapper
+else:
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "distributed": ["MMDistributedDataParallel"],
+            "fully_sharded_distributed": ["MMFullyShardedDataParallel"],
+            "seperate_distributed": ["MMSeparateDistributedDataParallel"],
+            "utils": ["is_model_wrapper"],
+        },
+    )
