@@ -90,6 +90,25 @@ def test_equal_and_unequal_images_are_normalised_alike():
     assert together[..., 5:].eq(9).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
+@pytest.mark.parametrize("mean", [[1.3], [1.3, 2.7, 0.1], None])
+def test_images_of_every_type_are_normalised_in_float32(dtype, mean):
+    torch.manual_seed(0)
+    images = [(torch.rand(3, size, 4) * 255).to(dtype) for size in (3, 3, 5)]
+    preprocessor = ImgDataPreprocessor(mean, mean, pad_value=0.5)
+    expected = [image.float() for image in images]
+    if mean is not None:
+        values = torch.tensor(mean).view(-1, 1, 1)
+        expected = [(image - values) / values for image in expected]
+    for chosen in ([0, 1], [0, 2]):
+        out = preprocessor({"inputs": [images[i] for i in chosen]})["inputs"]
+        wanted = stack_batch([expected[i] for i in chosen], 1, 0.5)
+        assert out.dtype == torch.float32
+        assert torch.equal(wanted, out)
+    batch = preprocessor({"inputs": torch.stack(images[:2])})["inputs"]
+    assert torch.equal(torch.stack(expected[:2]), batch)
+
+
 def test_normalisation_lets_gradients_through():
     image = torch.ones(3, 2, 2, requires_grad=True)
     ImgDataPreprocessor([0, 0, 0], [2, 2, 2])({"inputs": [image]})["inputs"].sum().backward()

@@ -202,21 +202,24 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     mean: Tensor
     std: Tensor
 
+    def _swap(self, imgs: Tensor, channel_axis: int) -> Tensor:
+        channels = imgs.shape[channel_axis]
+        if channels < 3:
+            raise ValueError(
+                "`bgr_to_rgb` and `rgb_to_bgr` swap the first and third channel, "
+                f"but got images with {channels}, of shape {tuple(imgs.shape)}"
+            )
+        # More than three: the first three are kept, swapped, as MMEngine does.
+        return imgs.narrow(channel_axis, 0, 3).flip(channel_axis)
+
     def _normalise(self, imgs: Tensor, channel_axis: int) -> Tensor:
         """Swap channels, convert and normalise an image ``(C, ...)`` or a batch ``(N, C, ...)``."""
         if self._channel_conversion:
-            channels = imgs.shape[channel_axis]
-            if channels < 3:
-                raise ValueError(
-                    "`bgr_to_rgb` and `rgb_to_bgr` swap the first and third channel, "
-                    f"but got images with {channels}, of shape {tuple(imgs.shape)}"
-                )
-            # More than three: the first three are kept, swapped, as MMEngine does.
-            imgs = imgs.narrow(channel_axis, 0, 3).flip(channel_axis)
-        imgs = imgs.float()
-        if self._enable_normalize:
-            imgs = (imgs - self.mean).div_(self.std)
-        return imgs
+            imgs = self._swap(imgs, channel_axis)
+        if not self._enable_normalize:
+            return imgs.float()
+        # Every type but float64 becomes float32 by subtracting, without a pass of its own.
+        return (_at_most_float32(imgs) - self.mean).div_(self.std)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any] | list[Any]:
         """Return the batch with ``inputs`` as a float32 tensor ``(N, C, H, W)``.
@@ -241,15 +244,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
             if self._enable_normalize and self.mean.shape[0] == 3:
                 for img in inputs:
                     self._check_image(img)
-            first = inputs[0] if inputs else None
-            if first is not None and all(
-                img.shape == first.shape and img.dtype == first.dtype for img in inputs
-            ):
-                # Of one size, as most batches: a few operations on the batch, not some per image.
-                batch = self._pad(self._normalise(torch.stack(tuple(inputs)), 1))
-            else:
-                images = [self._normalise(img, 0) for img in inputs]
-                batch = stack_batch(images, self.pad_size_divisor, self.pad_value)
+            batch = self._batch(list(inputs))
         elif isinstance(inputs, Tensor):
             if inputs.dim() != 4:
                 raise ValueError(
@@ -267,6 +262,41 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         data.setdefault("data_samples", None)
         return data
 
+    def _batch(self, images: list[Tensor]) -> Tensor:
+        """Normalise, pad and stack images ``(C, ...)``."""
+        first = images[0] if images else None
+        plain = first is not None and all(
+            image.dim() == 3 and len(image) == len(first) and not image.requires_grad
+            for image in images
+        )
+        if first is None or not plain:
+            images = [self._normalise(image, 0) for image in images]
+            return stack_batch(images, self.pad_size_divisor, self.pad_value)
+        sizes = {(image.shape, image.dtype) for image in images}
+        if len(sizes) == 1 and not first.is_cpu:
+            # A few kernels for the batch, not some for each image.
+            return self._pad(self._normalise(torch.stack(images), 1))
+        # Straight to where each image ends up: without copies, and on a CPU within its cache.
+        if self._channel_conversion:
+            images = [self._swap(image, 0) for image in images]
+        divisor = self.pad_size_divisor
+        height, width = (
+            math.ceil(max(image.shape[axis] for image in images) / divisor) * divisor
+            for axis in (1, 2)
+        )
+        batch = torch.empty(
+            (len(images), len(images[0]), height, width), dtype=torch.float32, device=first.device
+        )
+        if len(sizes) > 1 or (height, width) != first.shape[1:]:
+            batch.fill_(self.pad_value)
+        for row, image in zip(batch, images, strict=True):
+            place = row[:, : image.shape[1], : image.shape[2]]
+            if self._enable_normalize:
+                torch.sub(_at_most_float32(image), self.mean, out=place).div_(self.std)
+            else:
+                place.copy_(image)
+        return batch
+
     def _pad(self, batch: Tensor) -> Tensor:
         """Pad a batch at the end of each dimension but the first two."""
         divisor = self.pad_size_divisor
@@ -282,6 +312,10 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
                 "If the mean has 3 values, the input tensor should in shape of (3, H, W), "
                 f"but got the tensor with shape {tuple(img.shape)}"
             )
+
+
+def _at_most_float32(imgs: Tensor) -> Tensor:
+    return imgs.float() if imgs.dtype == torch.float64 else imgs
 
 
 def _described(data: Any) -> str:
