@@ -125,6 +125,28 @@ def _large_objects() -> None:
     assert [expected[1]] == told
 
 
+def _long_lists() -> None:
+    # In several parts of rows; a failure in the middle is raised on all.
+    objects._PART = 7
+    rank = dist.get_rank()
+    rows = [{"id": 2 * i + rank} for i in range(50)]
+    collected = dist.collect_results(rows, 99)
+    assert (None if rank else list(range(99))) == (collected and [row["id"] for row in collected])
+    if rank == 1:
+        with pytest.raises(RuntimeError, match="I stay here"):
+            dist.collect_results([*rows[:20], _Unpicklable(), *rows[20:]], 99)
+    else:
+        with pytest.raises(dist.CollectiveError, match=r"failed on rank 1.*I stay here"):
+            dist.collect_results(rows, 99)
+    if rank == 0:
+        with pytest.raises(RuntimeError, match="I arrive broken"):
+            dist.collect_results(rows, 99)
+    else:
+        with pytest.raises(dist.CollectiveError, match=r"failed on rank 0.*I arrive broken"):
+            dist.collect_results([*rows[:20], _Unreadable(), *rows[20:]], 99)
+    assert [0, 1] == dist.all_gather_object(rank)
+
+
 def _results(device: str) -> None:
     rank, world_size = dist.get_dist_info()
     samples = list(range(10))
@@ -259,6 +281,10 @@ def test_objects_on_two_processes() -> None:
 
 def test_large_objects_travel_one_after_the_other() -> None:
     run_distributed(_large_objects, 2)
+
+
+def test_long_lists_travel_in_parts() -> None:
+    run_distributed(_long_lists, 2)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,7 +76,11 @@ def _raise_failure(
     torch_dist.broadcast(text, group=group, group_src=rank)
     if error is not None:
         raise error
-    raise CollectiveError(rank, bytes(text.cpu().numpy()).decode("utf-8", "replace"))
+    raise CollectiveError(rank, _text(text))
+
+
+def _text(data: Tensor) -> str:
+    return bytes(data.cpu().numpy()).decode("utf-8", "replace")
 
 
 def _room(size: int, group: ProcessGroup) -> Tensor:
@@ -118,44 +123,96 @@ def all_gather_objects(obj: Any, group: ProcessGroup) -> list[Any]:
 def gather_objects(obj: Any, dst: int, group: ProcessGroup) -> list[Any] | None:
     """Return the objects of all ranks on rank ``dst`` of a group, in their order; else None.
 
-    ``dst`` gets its own object back as it is. Every rank learns of a failure to read on ``dst``.
+    ``dst`` gets its own object back as it is. Long lists travel in parts, so that one part is
+    packed while the one before is unpacked. Every rank learns of any failure.
     """
     rank = torch_dist.get_rank(group)
-    own, error = (_NOTHING, None) if rank == dst else _pack(obj)
-    sizes = _sizes(own, error, group)
     objects: list[Any] | None = None
     failure: Exception | None = None
     if rank == dst:
-        try:
-            objects = [
-                obj if other == dst else unpack(_receive(size, other, group))
-                for other, size in enumerate(sizes)
-            ]
-        except Exception as problem:  # noqa: BLE001  # every rank has to learn of any failure
-            failure = problem
+        objects = []
+        failed = (dst, _NOTHING)
+        for source in range(torch_dist.get_world_size(group)):
+            if source == dst:
+                objects.append(obj)
+                continue
+            received, text, problem = _receive_object(source, group)
+            objects.append(received)
+            if not failed[1].numel():
+                if problem is not None:
+                    failure, failed = problem, (dst, _describe(problem))
+                elif text.numel():
+                    failed = (source, text)
+        note = torch.tensor([failed[0], failed[1].numel()], device=get_comm_device(group))
     else:
-        for chunk in _chunks(own.to(get_comm_device(group))):
-            torch_dist.send(chunk, group=group, group_dst=dst)
-    _share_failure(failure, dst, group)
+        failure = _send_object(obj, dst, group)
+        note = torch.zeros(2, dtype=torch.int64, device=get_comm_device(group))
+    torch_dist.broadcast(note, group=group, group_src=dst)
+    where, size = note.tolist()
+    if size:
+        text = failed[1].to(get_comm_device(group)) if rank == dst else _room(size, group)
+        torch_dist.broadcast(text, group=group, group_src=dst)
+        if failure is not None:
+            raise failure
+        raise CollectiveError(where, _text(text))
     return objects
 
 
 _NOTHING = torch.empty(0, dtype=torch.uint8)
+# Rows of a list that travel at a time.
+_PART = 16_384
 
 
-def _receive(size: int, source: int, group: ProcessGroup) -> Tensor:
-    data = _room(size, group)
-    for chunk in _chunks(data):
-        torch_dist.recv(chunk, group=group, group_src=source)
-    return data.cpu()
+def _send_object(obj: Any, dst: int, group: ProcessGroup) -> Exception | None:
+    """Send an object in parts, or tell why it cannot be sent and return the error."""
+    parts = [obj]
+    if type(obj) is list and len(obj) > _PART:
+        parts = [obj[start : start + _PART] for start in range(0, len(obj), _PART)]
+    under_way: list[Any] = []
+    for index, part in enumerate(parts):
+        data, error = _pack(part)
+        data = data.to(get_comm_device(group))
+        left = 0 if error is not None else len(parts) - 1 - index
+        head = torch.tensor([data.numel(), left, int(error is not None)], device=data.device)
+        for work, _ in under_way:
+            work.wait()
+        # What is being sent must stay in memory.
+        messages = [head, *_chunks(data)]
+        under_way = [
+            (torch_dist.isend(message, group=group, group_dst=dst), message) for message in messages
+        ]
+        if error is not None:
+            break
+    for work, _ in under_way:
+        work.wait()
+    return error
 
 
-def _share_failure(failure: Exception | None, rank: int, group: ProcessGroup) -> None:
-    text = _NOTHING if failure is None else _describe(failure)
-    size = torch.tensor([text.numel()], device=get_comm_device(group))
-    torch_dist.broadcast(size, group=group, group_src=rank)
-    if int(size):
-        _raise_failure(text, failure, rank, int(size), group)
+def _receive_object(source: int, group: ProcessGroup) -> tuple[Any, Tensor, Exception | None]:
+    """Return an object, or the text of the sender's failure, or our own failure to read it."""
+    parts: list[Any] = []
+    problem: Exception | None = None
+    left = 1
+    while left:
+        head = torch.zeros(3, dtype=torch.int64, device=get_comm_device(group))
+        torch_dist.recv(head, group=group, group_src=source)
+        size, left, failed = head.tolist()
+        data = _room(size, group)
+        for chunk in _chunks(data):
+            torch_dist.recv(chunk, group=group, group_src=source)
+        if failed:
+            return None, data.cpu(), None
+        # After a failure the rest is received all the same: the sender cannot stop.
+        if problem is None:
+            try:
+                parts.append(unpack(data.cpu()))
+            except Exception as error:  # noqa: BLE001  # every rank has to learn of any failure
+                problem = error
+    if problem is not None:
+        return None, _NOTHING, problem
+    if len(parts) == 1:
+        return parts[0], _NOTHING, None
+    return list(chain.from_iterable(parts)), _NOTHING, None
 
 
 def broadcast_objects(objects: list[Any], src: int, group: ProcessGroup) -> list[Any]:
