@@ -19,6 +19,7 @@ from mmx.hooks.hook import Hook
 from mmx.hooks.priority import Priority, get_priority
 from mmx.logging import MessageHub, MMLogger
 from mmx.model import is_model_wrapper
+from mmx.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.registry import (
@@ -40,6 +41,7 @@ from mmx.runner.loops import TestLoop, ValLoop
 from mmx.runner.signals import signals_stop
 from mmx.runner.state import RunStopped, TrainState
 from mmx.strategy import BaseStrategy, building
+from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
 from mmx.strategy.base import STRIP_WRAPPER
 from mmx.strategy.environment import (
     describe_environment,
@@ -722,6 +724,17 @@ class Runner:
         """Compile the model if the config's key ``compile`` asks for it."""
         self.strategy.compile_model(self.model, self.cfg.get("compile", False))
 
+    def _change_forward(self) -> None:
+        """Change how named parts compute, as the config's keys for it ask; names and weights stay."""
+        for key, turn_on in (
+            ("activation_checkpointing", turn_on_activation_checkpointing),
+            ("efficient_conv_bn_eval", turn_on_efficient_conv_bn_eval),
+        ):
+            modules = self.cfg.get(key)
+            if modules:
+                self.logger.info(f'Enabling the "{key}" feature for sub-modules: {modules}')
+                turn_on(unwrap(self.model), modules)
+
     # Hooks ----------------------------------------------------------------------------------
 
     def register_hook(
@@ -831,6 +844,7 @@ class Runner:
             if not self._has_loaded:
                 # Weights that were loaded or trained before stay.
                 self._init_model_weights()
+            self._change_forward()
             self.load_or_resume()
             checkpointing.begin_accumulation(self)
             self._maybe_compile("train_step")

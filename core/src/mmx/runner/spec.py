@@ -64,6 +64,8 @@ KNOWN_KEYS = frozenset(
         "strategy",
         "runner_type",
         "compile",
+        "activation_checkpointing",
+        "efficient_conv_bn_eval",
         "sync_bn",
         "find_unused_parameters",
         "model_wrapper_cfg",
