@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmx.cli.options import ManyOptionsCommand, cfg_options, load_config
+from mmx.registry import configure_plugins
 
 if TYPE_CHECKING:
     from mmx.runner import Runner
@@ -63,6 +64,7 @@ def train(
 ) -> int:
     """Train the model of CONFIG: a file, or PACKAGE::FILE that a plugin ships."""
     cfg = load_config(config, cfg_options)
+    configure_plugins(cfg.get("plugins"))
     _set_work_dir(cfg, work_dir, config)
     if amp:
         _use_amp(cfg)
@@ -142,6 +144,7 @@ def _evaluation_runner(
     tta: bool = False,
 ) -> Runner:
     cfg = load_config(config, overrides)
+    configure_plugins(cfg.get("plugins"))
     _set_work_dir(cfg, work_dir, config)
     if checkpoint is not None:
         if "://" not in checkpoint and not os.path.exists(checkpoint):

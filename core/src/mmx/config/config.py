@@ -7,7 +7,7 @@ import copy
 import difflib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +26,7 @@ from mmx.config.load import RESERVED_KEYS, Layer, Loaded, Options
 from mmx.config.locate import SUFFIXES, resolve_config_path, split_package
 from mmx.config.merge import merge, merge_options
 from mmx.config.source import BASE_KEY as BASE_KEY
+from mmx.registry import trust_packages
 from mmx.utils import import_modules_from_strings
 
 logger = logging.getLogger("mmx")
@@ -139,6 +140,7 @@ class Config:
         use_environment_variables: bool = True,
         lazy_import: bool | None = None,
         format_python_code: bool = True,
+        trust: Sequence[str] = (),
     ) -> Config:
         """Read a config file and what it inherits.
 
@@ -151,6 +153,7 @@ class Config:
             lazy_import: Whether it is a pure-Python config, whose imports are done when they are
                 used; None finds out by the text.
             format_python_code: Kept for old callers; text is always formatted.
+            trust: Packages that a config which cannot run code may name objects of, from now on.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -158,6 +161,8 @@ class Config:
             ConfigError: The text is wrong; the message says file and line.
             ImportError: ``custom_imports`` names what cannot be imported.
         """
+        if trust:
+            trust_packages(*trust)
         path = resolve_config_path(filename)
         options = Options(use_predefined_variables, use_environment_variables, lazy_import)
         return _from_loaded(load.load_file(path, options), path, import_custom_modules)
@@ -541,7 +546,7 @@ def _from_loaded(loaded: Loaded, filename: str | None, import_custom_modules: bo
     config._set(_imported=loaded.names.imported, _layer=loaded.layer)
     custom = values.get("custom_imports")
     if import_custom_modules and custom:
-        if not isinstance(custom, Mapping):
+        if not isinstance(custom, Mapping) or set(custom) - {"imports", "allow_failed_imports"}:
             raise ConfigTypeError(
                 "custom_imports is a dict: custom_imports=dict(imports=['my_package.models'], "
                 f"allow_failed_imports=False); but got {custom!r}",
