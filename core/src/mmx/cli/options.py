@@ -24,13 +24,19 @@ class ManyOptionsCommand(click.Command):
         """Put the option before each ``key=value``."""
         result: list[str] = []
         taking = False
+        # What follows one of these is its value.
+        valued = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and not option.is_flag and not option.count
+            for name in option.opts
+        }
         for argument in args:
             if argument == CFG_OPTIONS:
                 taking = True
                 continue
             is_pair = "=" in argument and not argument.startswith("-")
-            # What follows another option is its value.
-            follows = bool(result) and result[-1].startswith("--") and "=" not in result[-1]
+            follows = bool(result) and result[-1] in valued
             if is_pair and (taking or (not follows and _BARE.match(argument))):
                 result += [CFG_OPTIONS, argument]
                 continue

@@ -22,7 +22,6 @@ from mmx.config.locate import SUFFIXES, module_file, resolve_config_path, split_
 from mmx.config.merge import merge
 from mmx.config.source import BASE_KEY, Names
 from mmx.config.template import Template, Variables
-from mmx_registry import trust
 
 DEPRECATION_KEY = "_deprecation_"
 RESERVED_KEYS = ("filename", "text", "pretty_text", "env_variables")
@@ -197,7 +196,7 @@ class _Reader:
         for address in self._addresses(value, line):
             file, package = self._locate(address, line)
             # The configs of a trusted package may run, as its modules may.
-            data_only = self.data_only and not (package and trust.is_trusted(package))
+            data_only = self.data_only and not (package and is_trusted(package))
             loaded = load_file(file, self.options, self.above, data_only)
             layer = loaded.layer
             settings = loaded.names.values
@@ -326,6 +325,13 @@ def _warn_deprecated(values: dict[str, Any], path: Path) -> None:
     warnings.warn(text, DeprecationWarning, stacklevel=2)
 
 
+def is_trusted(module: str) -> bool:
+    """Whether configs that cannot run code may name a module. Nothing is imported."""
+    from mmx.registry import is_trusted_package
+
+    return is_trusted_package(module)
+
+
 def check_custom_imports(values: Mapping[str, Any], path: Path) -> None:
     """Check that a config which cannot run code imports trusted packages only.
 
@@ -337,7 +343,7 @@ def check_custom_imports(values: Mapping[str, Any], path: Path) -> None:
         return
     modules = imports.get("imports") if isinstance(imports, Mapping) else imports
     for name in [modules] if isinstance(modules, str) else modules or ():
-        if not isinstance(name, str) or not trust.is_trusted(name):
+        if not isinstance(name, str) or not is_trusted(name):
             top = str(name).partition(".")[0]
             raise ConfigParsingError(
                 f"custom_imports names {name!r}, which is in no trusted package, and a "

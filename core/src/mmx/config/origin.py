@@ -192,6 +192,7 @@ class _PythonTree:
     def __init__(self, layer: Layer, base: Node | None) -> None:
         self.layer = layer
         self.names: dict[str, Node] = {}
+        self.trees: dict[int, Node] = {}
         if base is not None:
             self.names[source.BASE_KEY] = base
         path = Path(layer.path)
@@ -252,7 +253,10 @@ class _PythonTree:
             below = self.layer.bases.get(f"{'.' * node.level}{node.module or ''}")
             if below is None:
                 continue
-            tree = tree_of_layer(below)
+            # Each base is run once, so that what two imports of it bind is shared.
+            tree = self.trees.get(id(below)) or self.trees.setdefault(
+                id(below), tree_of_layer(below)
+            )
             for alias in node.names:
                 if alias.name == "*":
                     self.names.update(tree.children or {})

@@ -185,6 +185,7 @@ class PartChecker:
             path = f"{place.path}.{key}"
             if key not in accepted.hints:
                 if accepted.is_open:
+                    self._open_ended(key, path, name, [n for n in known if n not in arguments])
                     continue
                 listed = ", ".join(known) or "no arguments"
                 self.add(
@@ -214,6 +215,16 @@ class PartChecker:
                 is_error=own or place.is_sure,
             )
 
+    def _open_ended(self, key: Any, path: str, name: str, unused: list[str]) -> None:
+        """Warn of a slip that ``**kwargs`` would swallow."""
+        close = difflib.get_close_matches(str(key), unused, n=1, cutoff=0.85)
+        if close:
+            self.add(
+                path,
+                f"{name} takes any argument, but {key!r} looks like {close[0]!r}",
+                is_error=False,
+            )
+
     # -- what is inside
 
     def _inside(self, arguments: Mapping[str, Any], target: Any, place: Place) -> None:
@@ -235,6 +246,10 @@ class PartChecker:
                         Place(path, scope, registry, is_sure=sure, complete=False),
                     )
                 return
+            if registry and key in ("pipeline", "vis_backends"):
+                self.part(value, Place(path, scope, registry, complete=False))
+                return
+            self._misspelled_type(value, path, scope)
             inner = value.get("_scope_", scope)
             for name, item in _items(value):
                 if name not in _NOT_BUILT:
@@ -242,6 +257,23 @@ class PartChecker:
         elif isinstance(value, (list, tuple)):
             for i, item in enumerate(value):
                 self._nested(item, f"{path}.{i}", scope, registry, key)
+
+    def _misspelled_type(self, value: Mapping[Any, Any], path: str, scope: str) -> None:
+        """Find a ``tpye`` that names something registered."""
+        for key, item in _items(value):
+            if (
+                not isinstance(item, str)
+                or not isinstance(key, str)
+                or not difflib.get_close_matches(key, ["type"], cutoff=0.7)
+            ):
+                continue
+            for name in _ANY:
+                with contextlib.suppress(Exception), _node(name, scope) as node:
+                    if item in node:
+                        self.add(
+                            f"{path}.{key}", f"{item!r} is registered: is 'type' meant by {key!r}?"
+                        )
+                        return
 
 
 def _at(place: Place, path: str, scope: str | None = None) -> Place:

@@ -47,6 +47,9 @@ KNOWN_KEYS = frozenset(
         "tta_model",
         "tta_pipeline",
         "vis_backends",
+        "plugins",
+        "activation_checkpointing",
+        "efficient_conv_bn_eval",
     )
 )
 _TRIPLETS = {
@@ -82,6 +85,7 @@ _DICTS = (
 _INNER_KEYS = {
     "randomness": ("seed", "diff_rank_seed", "deterministic"),
     "auto_scale_lr": ("enable", "base_batch_size"),
+    "plugins": ("only", "disable", "prefer", "strict"),
     "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
 }
 _LEVELS = ("CRITICAL", "FATAL", "ERROR", "WARNING", "WARN", "INFO", "DEBUG", "NOTSET")
@@ -111,7 +115,7 @@ def _unknown(settings: Mapping[str, Any], strict: bool) -> Iterator[Finding]:
     for key in settings:
         if not isinstance(key, str) or key in KNOWN_KEYS or key.startswith("_"):
             continue
-        close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.75 if not strict else 0.6)
+        close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.6 if strict else 0.85)
         # A config may have variables of its own: only what looks like a slip is worth a word.
         absent = [name for name in close if settings.get(name) is None]
         if absent:
