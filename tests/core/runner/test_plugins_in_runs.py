@@ -1,5 +1,8 @@
 """What plugins may do to a run, and what a config may say about plugins."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -68,15 +71,18 @@ def test_plugins_adjust_a_run_and_add_hooks(tmp_path, monkeypatch):
 
 
 def test_a_config_leaves_a_plugin_out(tmp_path):
-    config = Config(
-        dict(
-            model=dict(type="mmx_toy.MLP"),
-            work_dir=str(tmp_path),
-            plugins=dict(disable=["mmx_toy"]),
-        )
-    )
-    with pytest.raises(LookupError, match=r"mmx_toy.*disabled|disabled.*mmx_toy"):
-        Runner.from_cfg(config)
+    """In a process of its own: a plugin that is in use already cannot be taken back."""
+    code = f"""
+from mmx.config import Config
+from mmx.runner import Runner
+Runner.from_cfg(Config(dict(
+    model=dict(type="mmx_toy.MLP"), work_dir={str(tmp_path)!r}, plugins=dict(disable=["mmx_toy"])
+)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "the plugin 'mmx_toy' (mmx-toy" in run.stderr
+    assert "is disabled: the config leaves it out" in run.stderr
 
 
 def test_an_unknown_choice_of_plugins_is_named(tmp_path):
