@@ -116,11 +116,14 @@ def load_text(
     """Read a config from its text; ``path`` says its format and where its bases are."""
     variables = Variables(path, options.predefined, options.environment)
     reader = _Reader(path, options, (*above, str(path)), data_only)
-    if path.suffix == ".py":
+    if path.suffix == ".py" and not data_only and not options.lazy and source.is_plain(text):
+        kind: Literal["text", "lazy", "data"] = "text"
+        names = source.run_plain(text, path)
+    elif path.suffix == ".py":
         parsed = source.parse(text, path, variables)
         lazy = source.is_lazy(parsed.tree) if options.lazy is None or above else options.lazy
         if data_only:
-            kind: Literal["text", "lazy", "data"] = "text"
+            kind = "text"
             names = restricted.evaluate(parsed, reader.bases)
             check_custom_imports(names.values, path)
         elif lazy:
@@ -137,7 +140,7 @@ def load_text(
     _warn_deprecated(names.values, path)
     if reader.merged is not None:
         try:
-            names.values = merge(names.values, reader.merged)
+            names.values = merge(names.values, reader.merged, may_delete="_delete_" in text)
         except (ConfigMergeError, ConfigKeyError) as error:
             error.add_note(f"while merging {path} onto {', '.join(reader.layers)}")
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmx.config.config_dict import (
@@ -15,7 +15,12 @@ from mmx.config.config_dict import (
 from mmx.config.errors import ConfigError, ConfigKeyError, ConfigMergeError
 
 
-def merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool = False) -> Any:
+def merge(
+    child: Mapping[Any, Any],
+    base: Any,
+    allow_list_keys: bool = False,
+    may_delete: bool = True,
+) -> Any:
     """Return ``base`` with the settings of ``child``; neither is changed.
 
     Dicts are merged key by key; anything else is replaced. ``_delete_=True`` in a child's dict
@@ -26,26 +31,33 @@ def merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool = False) ->
         base: What they go on top of: a dict, or a list if ``allow_list_keys``.
         allow_list_keys: Where the base has a list, a child's dict with numbers as keys changes
             those of its elements.
+        may_delete: False promises that no dict of the child has a ``_delete_``.
 
     Raises:
         ConfigMergeError: A child has a dict where the base has something else. It is a TypeError.
         ConfigKeyError: An index is outside of the base's list. It is a KeyError.
     """
-    return _merge(child, base, allow_list_keys, "")
+    return _merge(child, base, allow_list_keys, "", _owned if may_delete else _wrapped)
 
 
-def _merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool, path: str) -> Any:
+def _merge(
+    child: Mapping[Any, Any],
+    base: Any,
+    allow_list_keys: bool,
+    path: str,
+    owned: Callable[[Any], Any],
+) -> Any:
     merged = copy.copy(base)
     for key, value in raw_items(child):
         here = f"{path}.{key}" if path else str(key)
         if isinstance(base, list):
             index = _index(key, base, child, here)
             merged[index] = (
-                _merge(value, base[index], allow_list_keys, here)
+                _merge(value, base[index], allow_list_keys, here, owned)
                 if isinstance(value, Mapping)
                 and isinstance(base[index], (dict, list))
                 and not value.get(DELETE_KEY, False)
-                else _owned(value)
+                else owned(value)
             )
         elif key == DELETE_KEY:
             continue
@@ -58,9 +70,9 @@ def _merge(child: Mapping[Any, Any], base: Any, allow_list_keys: bool, path: str
                     f"base config. You may set `{DELETE_KEY}=True` to ignore the base config."
                     + (f" (At {here}.)" if path else "")
                 )
-            merged[key] = _merge(value, old, allow_list_keys, here)
+            merged[key] = _merge(value, old, allow_list_keys, here, owned)
         else:
-            merged[key] = _owned(value)
+            merged[key] = owned(value)
     return merged
 
 
@@ -78,11 +90,14 @@ def _index(key: Any, base: list[Any], child: Mapping[Any, Any], here: str) -> in
 
 
 def _owned(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, (dict, list, tuple)):
         value = without_delete_keys(value)
-        return value if isinstance(value, ConfigDict) else ConfigDict(value)
-    if isinstance(value, (list, tuple)):
-        return without_delete_keys(value)
+    return _wrapped(value)
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, dict) and not isinstance(value, ConfigDict):
+        return ConfigDict(value)
     return value
 
 

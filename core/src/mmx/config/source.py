@@ -78,17 +78,21 @@ def parse(text: str, path: Path, variables: Variables) -> Parsed:
         source, templates = _hide(text, variables)
     try:
         tree = ast.parse(source, str(path))
-    except SyntaxError as error:
-        raise ConfigSyntaxError(
-            f"this is no valid Python: {error.msg}: {(error.text or '').strip()}",
-            filename=str(path),
-            line=error.lineno,
-        ) from error
-    except ValueError as error:  # null bytes
-        raise ConfigSyntaxError(f"this is no valid Python: {error}", filename=str(path)) from error
+    except (SyntaxError, ValueError) as error:
+        raise _syntax_error(error, path) from error
     if templates:
         tree = ast.fix_missing_locations(_Strings().visit(tree))
     return Parsed(tree, path, text, variables, templates)
+
+
+def _syntax_error(error: SyntaxError | ValueError, path: Path) -> ConfigSyntaxError:
+    if not isinstance(error, SyntaxError):  # null bytes
+        return ConfigSyntaxError(f"this is no valid Python: {error}", filename=str(path))
+    return ConfigSyntaxError(
+        f"this is no valid Python: {error.msg}: {(error.text or '').strip()}",
+        filename=str(path),
+        line=error.lineno,
+    )
 
 
 def _hide(text: str, variables: Variables) -> tuple[str, list[Template]]:
@@ -240,6 +244,31 @@ def _is_standard(module: str) -> bool:
 
 
 # --------------------------------------------------------------------------- text configs
+
+
+def is_plain(text: str) -> bool:
+    """Whether a Python config can do without looking at its tree: no bases, imports, templates."""
+    return not any(word in text for word in (BASE_KEY, READ_BASE, "import", "{{"))
+
+
+def run_plain(text: str, path: Path) -> Names:
+    """Run a config of which `is_plain` holds.
+
+    Raises:
+        ConfigSyntaxError: It is no Python.
+        Exception: What the config's own code raises, with a note of the file and the line.
+    """
+    try:
+        code = compile(text, str(path), "exec")
+    except (SyntaxError, ValueError) as error:
+        raise _syntax_error(error, path) from error
+    namespace: dict[str, Any] = {"__file__": str(path), "__name__": MODULE_NAME}
+    try:
+        exec(code, namespace)  # noqa: S102  # a Python config is code, as its user wants
+    except Exception as error:
+        _annotate(error, path)
+        raise
+    return _collect(namespace, set())
 
 
 def run_text(parsed: Parsed, load_bases: Callable[[Any, int], Mapping[str, Any]]) -> Names:
