@@ -7,13 +7,16 @@ import types
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 from mmx.checkpoint import CheckpointLoader
+from mmx.cli.checkpoint_cmd import command
 from mmx.evaluator import BaseMetric
 from mmx.hooks import EMAHook
 from mmx.model import BaseModel, averaged_state_dict, source_state_dict
 from mmx.runner import Runner
+from mmx.testing.distributed import run_distributed
 
 
 class Net(BaseModel):
@@ -185,6 +188,66 @@ def test_bare_weights_can_be_loaded(trained, tmp_path):
     runner = make_runner(tmp_path, load_from=str(tmp_path / "bare.pth"))
     runner.val()
     assert states_differ(weights, runner.model.seen[-1]) == []
+
+
+@pytest.mark.parametrize("option", [None, "--ema", "--raw"])
+def test_averaged_weights_are_exported_unless_the_others_are_asked_for(trained, tmp_path, option):
+    runner, root = trained
+    target = tmp_path / "weights.pth"
+    arguments = ["convert", str(root / "with" / "epoch_2.pth"), str(target)]
+    result = CliRunner().invoke(command, arguments + ([option] if option else []))
+    assert result.exit_code == 0, result.output
+    kept = runner.model if option == "--raw" else hook_of(runner).ema_model.module
+    assert states_differ(kept.state_dict(), load(target)["state_dict"]) == []
+
+
+def test_a_checkpoint_without_an_average_has_none_to_export(trained, tmp_path):
+    _, root = trained
+    source = str(root / "without" / "epoch_2.pth")
+    result = CliRunner().invoke(command, ["convert", source, str(tmp_path / "x.pth"), "--ema"])
+    assert result.exit_code == 1
+    assert "holds no averaged weights (no 'ema_state_dict')" in result.output
+
+
+# Sharded over ranks ---------------------------------------------------------------------------
+
+
+def train_sharded(directory, strategy):
+    """Train for two epochs, and for two more after resuming; return whole states."""
+    from mmx.runner.checkpointing import _strategy
+
+    options = dict(
+        ema={"update_buffers": True},
+        launcher="pytorch",
+        strategy=strategy,
+        env_cfg=dict(dist_cfg=dict(backend="gloo")),
+    )
+    make_runner(directory, name="first", **options).train()
+    resumed = make_runner(directory, name="second", epochs=4, resume=True, **options)
+    resumed.train()
+    loaded = make_runner(directory, name="third", load_from=f"{directory}/epoch_4.pth", **options)
+    loaded.val()
+    shards = {type(p).__name__ for p in hook_of(resumed).ema_model.module.parameters()}
+    return {
+        "shards": sorted(shards),
+        "trained": {k: v.tolist() for k, v in _strategy(resumed).model_state_dict().items()},
+        "loaded": {k: v.tolist() for k, v in _strategy(loaded).model_state_dict().items()},
+    }
+
+
+def test_sharded_models_are_averaged_like_whole_ones(tmp_path):
+    results = {}
+    for name in ("FSDPStrategy", "DDPStrategy"):
+        ranks = run_distributed(train_sharded, 2, str(tmp_path / name), dict(type=name), init=False)
+        file = load(tmp_path / name / "epoch_4.pth")
+        results[name] = (ranks[0], file["state_dict"], file["ema_state_dict"])
+        assert ranks[0]["loaded"] == {k: v.tolist() for k, v in file["state_dict"].items()}
+    sharded, whole = results.values()
+    assert (sharded[0]["shards"], whole[0]["shards"]) == (["DTensor"], ["Parameter"])
+    for ours, theirs in ((sharded[1], whole[1]), (sharded[2], whole[2])):
+        assert list(ours) == list(theirs)
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], msg=key)
 
 
 # Without a runner -----------------------------------------------------------------------------

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmx.checkpoint import load_state_dict
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.logging import print_log
 from mmx.model import is_model_wrapper
+from mmx.model.averaged_model import is_sharded
 from mmx.registry import HOOKS, MODELS
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class EMAHook(Hook):
 
     def before_save_checkpoint(self, runner: RunnerLike, checkpoint: dict[str, Any]) -> None:
         """Save the average as the weights, and the weights beside it."""
-        checkpoint["ema_state_dict"] = self.ema_model.state_dict()
+        checkpoint["ema_state_dict"] = _whole(self.ema_model.state_dict())
         if not self._swapped:
             self._swap_ema_state_dict(checkpoint)
 
@@ -162,7 +163,8 @@ class EMAHook(Hook):
         resuming = getattr(runner, "_resume", False)
         if "ema_state_dict" in checkpoint and resuming:
             self._swap_ema_state_dict(checkpoint)
-            self.ema_model.load_state_dict(checkpoint["ema_state_dict"], strict=self.strict_load)
+            state = _sharded_like(self.ema_model, checkpoint["ema_state_dict"])
+            self.ema_model.load_state_dict(state, strict=self.strict_load)
             return
         if resuming:
             print_log(
@@ -173,9 +175,10 @@ class EMAHook(Hook):
             )
         # A file may hold bare weights, and weights may have been saved through a wrapper.
         state = checkpoint.get("state_dict", checkpoint)
+        state = {key.removeprefix("module."): value for key, value in state.items()}
         load_state_dict(
             self.ema_model.module,
-            {key.removeprefix("module."): value for key, value in state.items()},
+            _sharded_like(self.ema_model.module, state),
             strict=self.strict_load,
             logger="current",
         )
@@ -219,3 +222,29 @@ class EMAHook(Hook):
         if self.enabled_by_epoch:
             return runner.epoch + 1 >= self.begin_epoch
         return runner.iter + 1 >= self.begin_iter
+
+
+def _whole(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict with sharded tensors put together. Every rank must call."""
+    # The same object where nothing is sharded: it carries versions of modules, too.
+    for key, value in state.items():
+        if is_sharded(value):
+            state[key] = value.full_tensor().cpu()
+    return state
+
+
+def _sharded_like(module: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state dict of whole tensors sharded as a module's are. Every rank must call."""
+    own = {key: value for key, value in module.state_dict().items() if is_sharded(value)}
+    if not own:
+        return state
+    from torch.distributed.tensor import distribute_tensor
+
+    result = dict(state)
+    for key, value in own.items():
+        if key in state:
+            device = value.to_local().device
+            result[key] = distribute_tensor(
+                state[key].to(device), value.device_mesh, value.placements
+            )
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -83,7 +84,7 @@ class BaseAveragedModel(nn.Module):
         super().__init__()
         if interval < 1:
             raise ValueError(f"interval must be at least 1, but got {interval}")
-        self.module = deepcopy(model).requires_grad_(False)
+        self.module = _copy_of(model).requires_grad_(False)
         self.interval = interval
         if device is not None:
             self.module = self.module.to(device)
@@ -189,16 +190,17 @@ class _Pairing:
         pairs = [(slot, _partner(name, slot, sources, model)) for name, slot in averages.items()]
         buffers = [(slot, _partner(name, slot, theirs, model)) for name, slot in ours.items()]
         # Averages need no gradient; torch takes plain tensors faster than parameters.
-        self._averaged = [(_tensor(a).detach(), _tensor(b)) for a, b in pairs]
+        self._averaged = [(_local(_tensor(a).detach()), _local(_tensor(b))) for a, b in pairs]
         self._buffers = [_tensor(a) for a, _ in buffers], [_tensor(b) for _, b in buffers]
         self._groups = self._grouped()
-        # Where something lies and what lay there: columns, which are compared without a Python loop.
-        places: list[Slot] = [slot for _, slot in (*pairs, *buffers)]
-        modules = list(model.modules())
-        places += [(module._modules, name) for module in modules for name in module._modules]
+        # Where something lies and what lay there: columns, which are compared without a Python
+        # loop. Tensors by identity; modules as lists, since these are equal only to themselves.
+        places = [slot for _, slot in (*pairs, *buffers)]
         self._tables = [table for table, _ in places]
         self._names = [name for _, name in places]
         self._held = [table[name] for table, name in places]
+        self._parents = [m._modules for m in model.modules() if m._modules]
+        self._children = [list(children.values()) for children in self._parents]
         self._probe = self._where()
 
     def _where(self) -> Any:
@@ -223,6 +225,8 @@ class _Pairing:
     def fits(self, model: nn.Module) -> bool:
         """Tell whether this is the model, unchanged but for values and for what was added."""
         if self._model is not model or self._probe != self._where():
+            return False
+        if list(map(list, map(dict.values, self._parents))) != self._children:
             return False
         try:
             return all(map(is_, map(getitem, self._tables, self._names), self._held))
@@ -296,6 +300,57 @@ def _partner(name: str, ours: Slot, sources: dict[str, Slot], model: nn.Module) 
             "average: it should have the structure of the model that the average was made from"
         )
     return sources[name]
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Tell whether a tensor is spread over ranks, as ``fully_shard`` does it."""
+    # Importing this package takes half a second, which only those who use it should spend.
+    package: Any = sys.modules.get("torch.distributed.tensor")
+    return package is not None and isinstance(tensor, package.DTensor)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a sharded tensor, and others as they are."""
+    if not is_sharded(tensor):
+        return tensor
+    shard: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]  # of sharded tensors
+    return shard
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """Return a deep copy; of a model that `fully_shard` has sharded, one that holds its shards."""
+    if any(is_sharded(tensor) for tensor in model.parameters()):
+        return _shards_of(model, {})
+    return deepcopy(model)
+
+
+def _shards_of(module: nn.Module, copies: dict[int, Any]) -> nn.Module:
+    """Return a copy of a sharded module that holds tensors but cannot run.
+
+    torch refuses to copy such modules, whose hooks gather the parameters for each pass.
+    """
+    if id(module) in copies:
+        copied: nn.Module = copies[id(module)]
+        return copied
+    # `fully_shard` puts a class of its own before the module's.
+    sharding: Any = sys.modules["torch.distributed.fsdp"]
+    shards_itself = isinstance(module, sharding.FSDPModule)
+    kind: Any = type(module).__mro__[2] if shards_itself else type(module)
+    result = copies[id(module)] = nn.Module.__new__(kind)
+    nn.Module.__init__(result)
+    for name, value in vars(module).items():
+        if name not in vars(result):
+            result.__dict__[name] = value
+    for name, param in module._parameters.items():
+        if param is not None and id(param) not in copies:
+            copies[id(param)] = nn.Parameter(param.detach().clone(), requires_grad=False)
+        result._parameters[name] = None if param is None else copies[id(param)]
+    for name, buffer in module._buffers.items():
+        result._buffers[name] = None if buffer is None else buffer.clone()
+    result._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    for name, child in module._modules.items():
+        result._modules[name] = None if child is None else _shards_of(child, copies)
+    return result
 
 
 @MODELS.register_module()

@@ -1,4 +1,4 @@
-"""Modules that wrap a model for several devices; each imported on use, since FSDP alone is slow to import."""
+"""Modules that wrap a model for several devices."""
 
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from mmx.model.wrappers.utils import is_model_wrapper as is_model_wrapper
 else:
+    # Importing torch's sharding takes half a second.
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
