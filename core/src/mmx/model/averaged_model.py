@@ -150,13 +150,6 @@ class BaseAveragedModel(nn.Module):
             buffer.add_(1)
         own["_count"] = steps + 1
 
-    def copy_from(self, model: nn.Module) -> None:
-        """Make the average equal to a model, without counting this as an update."""
-        with torch.no_grad():
-            pairing = _Pairing(self.module, model, self.update_buffers)
-            pairing.copy_averaged()
-            pairing.copy_buffers()
-
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`torch.nn.Module.load_state_dict`."""
         self._count, self._pairing = None, None
