@@ -74,6 +74,7 @@ def test_fifteen_minutes(tmp_path: Path) -> None:
         val_dataloader=val_dataloader,
         val_cfg=dict(),
         val_evaluator=dict(type=Accuracy),
+        randomness=dict(seed=0),
     )
     runner.train()
     assert runner.epoch == 2
@@ -170,6 +171,7 @@ def test_beginner_example_with_objects(tmp_path: Path) -> None:
         log_level="INFO",
         load_from=None,
         resume=False,
+        randomness=dict(seed=0),
     )
     runner.train()
     assert runner.message_hub.get_scalar("val/accuracy").current() > 90
@@ -235,6 +237,7 @@ env_cfg = dict(
 log_level = 'INFO'
 load_from = None
 resume = False
+randomness = dict(seed=0)
 """
 
 
