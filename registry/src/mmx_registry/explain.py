@@ -322,7 +322,7 @@ def config_path(key: str, file: str | None = None) -> Iterator[None]:
         trail = getattr(error, "__mmx_trail__", None)
         if isinstance(trail, _Trail):
             trail.keys.insert(0, key)
-            if file:
+            if file and not any(text.startswith("written in ") for text in trail.detail):
                 line = line_of(file, trail.keys)
                 trail.detail.append(f"written in {file}:{line}" if line else f"written in {file}")
             trail.write(error)

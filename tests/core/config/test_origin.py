@@ -1,5 +1,6 @@
 """Where values are written."""
 
+import copy
 import textwrap
 
 import pytest
@@ -178,3 +179,38 @@ def test_origins_are_not_recorded_but_found(write):
     cfg = Config.fromfile(path)
     path.unlink()
     assert ["c.py:1"] == places(cfg, "a")
+
+
+def test_a_failed_build_says_where_the_part_is_written(write):
+    from mmx.registry import MODELS
+
+    write(
+        "base.py",
+        "model = dict(\n    type='BaseTTAModel',\n    module=dict(\n        type='No'))\n",
+    )
+    cfg = Config.fromfile(write("c.py", "_base_ = 'base.py'\nmodel = dict(x=1)\n"))
+    cfg.merge_from_dict({"y": [dict(type="No")]})
+    for part, place in (
+        (cfg.model, "c.py:2"),
+        (cfg.model.module, "base.py:3"),
+        (cfg.copy().model.module, "base.py:3"),
+        (copy.deepcopy(cfg).model.module, "base.py:3"),
+        (cfg["y"][0], "override"),
+    ):
+        with pytest.raises((KeyError, TypeError)) as caught:
+            MODELS.build(part)
+        assert f"written in {place}" in "".join(caught.value.__notes__)
+    with pytest.raises(KeyError) as caught:
+        MODELS.build(Config(dict(a=dict(type="No"))).a)
+    assert "written in" not in "".join(caught.value.__notes__)
+
+
+def test_a_runner_knows_the_files_of_its_config(write):
+    from mmx.runner.spec import as_config
+
+    cfg = Config.fromfile(write("c.py", "import mmx\nmodel = dict(\n    a=dict(b=1))\n"))
+    full = as_config(cfg)
+    assert ["c.py:3"] == places(full, "model.a")
+    assert "c.py:3" == full.model.a.__config_source__()
+    full.model.a.b = 2
+    assert (1, cfg.text, cfg.filename) == (cfg.model.a.b, full.text, full.filename)

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mmx.config import format as formatting
 from mmx.config import load, source
-from mmx.config.config_dict import CONFIG_METHODS, ConfigDict, _Watchful, near, plain
+from mmx.config.config_dict import (
+    CONFIG_METHODS,
+    ConfigDict,
+    _Watchful,
+    near,
+    plain,
+    set_places,
+)
 from mmx.config.config_dict import DELETE_KEY as DELETE_KEY
 from mmx.config.dict_action import DictAction as DictAction
 from mmx.config.errors import ConfigError as ConfigError
@@ -196,7 +203,7 @@ class Config:
     @staticmethod
     def fromdict(cfg_dict: Mapping[str, Any]) -> Config:
         """Return a config of settings, which are copied."""
-        return Config(copy.deepcopy(dict(cfg_dict)))
+        return Config(ConfigDict(cfg_dict))
 
     @staticmethod
     def auto_argparser(description: str | None = None) -> tuple[argparse.ArgumentParser, Config]:
@@ -231,6 +238,8 @@ class Config:
         merged = merge_options(options, self._cfg_dict, allow_list_keys)
         overrides = [*self._overrides, (dict(options), "override")]
         self._set(_cfg_dict=merged, _overrides=overrides)
+        if self._layer is not None:
+            set_places(merged, _Source(self._layer, overrides))
 
     # -- showing
 
@@ -472,6 +481,24 @@ class Config:
         return resolve_config_path(cfg_path), package
 
 
+class _Source:
+    """Finds where dicts are written; see `mmx.config.origin.Source`, which it stands for."""
+
+    __slots__ = ("_layer", "_overrides", "_source")
+
+    def __init__(self, layer: Layer, overrides: Any = ()) -> None:
+        self._layer = layer
+        self._overrides = overrides
+        self._source: Any = None
+
+    def __call__(self, path: tuple[Any, ...]) -> str:
+        if self._source is None:
+            from mmx.config.origin import Source
+
+            self._source = Source(self._layer, self._overrides)
+        return str(self._source(path))
+
+
 class _WatchfulConfig(Config):
     """A config some of whose settings are not in the ``__dict__`` of its dict."""
 
@@ -544,6 +571,7 @@ def _from_loaded(loaded: Loaded, filename: str | None, import_custom_modules: bo
         env_variables=loaded.environment,
     )
     config._set(_imported=loaded.names.imported, _layer=loaded.layer)
+    set_places(config._cfg_dict, _Source(loaded.layer))
     custom = values.get("custom_imports")
     if import_custom_modules and custom:
         if not isinstance(custom, Mapping) or set(custom) - {"imports", "allow_failed_imports"}:

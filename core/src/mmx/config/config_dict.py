@@ -62,6 +62,9 @@ class ConfigDict(dict[Any, Any]):
     ``_to_lazy_dict`` returns it unimported, ``to_dict`` as its dotted path.
     """
 
+    # Where the dict is in the config that was read, for errors: what finds origins, and its keys.
+    __slots__ = ("__dict__", "__weakref__", "_place")
+    _place: tuple[Any, tuple[Any, ...]]
     # Names that attribute access must leave to the class; set by `_prepare`.
     _reserved: frozenset[str]
     # The class of instances that need `__getattr__`; see `_Watchful`.
@@ -98,7 +101,12 @@ class ConfigDict(dict[Any, Any]):
         cls._watchful = type(
             cls.__name__,
             (_Watchful, cls),
-            {"__module__": cls.__module__, "__doc__": cls.__doc__, "_public": cls},
+            {
+                "__module__": cls.__module__,
+                "__doc__": cls.__doc__,
+                "__slots__": (),
+                "_public": cls,
+            },
         )
         cls._reserved = frozenset(dir(cls))
 
@@ -209,6 +217,7 @@ class ConfigDict(dict[Any, Any]):
         cls = self._class()
         new = cls.__new__(cls)
         new._set_converted(_dict_items(self))
+        _keep_place(self, new)
         return new
 
     copy = __copy__
@@ -241,6 +250,7 @@ class ConfigDict(dict[Any, Any]):
         cls = self._class()
         new = cls.__new__(cls)
         memo[id(self)] = new
+        _keep_place(self, new)
         atomic = _ATOMIC
         new._set_converted(
             [
@@ -342,6 +352,22 @@ class ConfigDict(dict[Any, Any]):
         self.update(other)
         return self
 
+    # -- origins
+
+    def __config_source__(self) -> str:
+        """Return where the dict is written, for errors of what is built from it; or ""."""
+        try:
+            source, path = self._place
+        except AttributeError:
+            return ""
+        return str(source(path))
+
+    def _like(self: Self, items: Mapping[Any, Any]) -> Self:
+        """Return a dict of other items that is written where this one is."""
+        new = self._class()(items)
+        _keep_place(self, new)
+        return new
+
     # -- what MMEngine adds
 
     def build_lazy(self, value: Any) -> Any:
@@ -390,6 +416,7 @@ class _Watchful(ConfigDict):
     need it are of this class: those with lazy objects, and with keys that `Config` has methods for.
     """
 
+    __slots__ = ()
     _public: type[ConfigDict] = ConfigDict
 
     @classmethod
@@ -442,11 +469,40 @@ ConfigDict._prepare()
 class ParsedDict(ConfigDict):
     """A ConfigDict that a config's code sees while it is read: lazy objects stay as they are."""
 
+    __slots__ = ()
     _converted = frozenset({dict, OrderedDict})
     _lazy_types = ()
 
 
 ConfigDict._converted |= {ParsedDict, ParsedDict._watchful}
+
+
+def _keep_place(old: ConfigDict, new: ConfigDict) -> None:
+    try:
+        place = old._place
+    except AttributeError:
+        return
+    _set_attribute(new, "_place", place)
+
+
+def set_places(value: Any, source: Any, path: tuple[Any, ...] = ()) -> None:
+    """Tell each ConfigDict in a value where it is.
+
+    Args:
+        value: Settings.
+        source: Called with the keys of a dict, returns where it is written.
+        path: The keys of ``value``.
+    """
+    atomic = _ATOMIC
+    if isinstance(value, ConfigDict):
+        _set_attribute(value, "_place", (source, path))
+        for key, item in _dict_items(value):
+            if type(item) not in atomic:
+                set_places(item, source, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            if type(item) not in atomic:
+                set_places(item, source, (*path, i))
 
 
 def raw_items(mapping: Any) -> Iterable[tuple[Any, Any]]:

@@ -166,6 +166,27 @@ class Origins:
         return found
 
 
+class Source:
+    """Finds where values of a config are written, for the dicts in it.
+
+    Args:
+        layer: The config's files.
+        overrides: What was merged since.
+    """
+
+    def __init__(self, layer: Layer, overrides: Sequence[tuple[dict[str, Any], str]] = ()) -> None:
+        self._layer = layer
+        self._overrides = overrides
+        self._found: Origins | None = None
+
+    def __call__(self, path: tuple[Any, ...]) -> str:
+        """Return ``"file:line"``, or ""."""
+        if self._found is None:
+            self._found = Origins(self)
+        found = self._found.find(path)
+        return "" if found is None else str(found)
+
+
 # --------------------------------------------------------------------------- files
 
 

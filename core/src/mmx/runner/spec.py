@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from collections.abc import Mapping
@@ -90,6 +91,8 @@ def copied(value: Any) -> Any:
         parts = {key: copied(part) for key, part in value.items()}
         if type(value) is dict:
             return parts
+        if hasattr(value, "_like"):  # a ConfigDict, which knows where it is written
+            return value._like(parts)
         try:
             return type(value)(parts)  # type: ignore[call-arg]  # ConfigDict and other dicts
         except TypeError:
@@ -108,7 +111,10 @@ def as_config(cfg: Any) -> Config:
     if cfg is None:
         return Config({})
     if isinstance(cfg, Config):
-        return Config(copied(cfg._cfg_dict), filename=cfg.filename)
+        # With the files that it was read from, for errors that say where.
+        full = copy.copy(cfg)
+        full._cfg_dict = copied(cfg._cfg_dict)
+        return full
     if isinstance(cfg, Mapping):
         return Config(copied(dict(cfg)))
     raise TypeError(f"cfg should be a Config, a dict or None, but got {type(cfg).__name__}")
