@@ -407,6 +407,18 @@ def test_auto_scale_lr_scales_with_the_batch_size(make_runner):
     assert runner.optim_wrapper.get_lr()["lr"] == [pytest.approx(0.025)]
 
 
+def test_auto_scale_lr_scales_the_logged_base_rate_of_several_groups(make_runner):
+    runner = make_runner(
+        auto_scale_lr=dict(enable=True, base_batch_size=16),
+        param_scheduler=None,
+        optim_wrapper=dict(
+            optimizer=dict(type="SGD", lr=0.1), paramwise_cfg=dict(bias_lr_mult=2.0)
+        ),
+    )
+    runner.train()
+    assert runner.optim_wrapper.get_lr()["base_lr"] == [pytest.approx(0.025)]
+
+
 def test_scale_lr_needs_a_built_wrapper_and_unbuilt_schedulers(make_runner):
     scale = dict(enable=True, base_batch_size=16)
     runner = make_runner(param_scheduler=dict(type="MultiStepLR", milestones=[1]))

@@ -228,5 +228,6 @@ def scale_learning_rate(
         else [optim_wrapper]
     )
     for wrapper in wrappers:
-        for group in wrapper.optimizer.param_groups:
+        # With several groups the wrapper's own come after the optimizer's, for the logged `base_lr`.
+        for group in wrapper.param_groups:
             group["lr"] = group["lr"] * ratio
