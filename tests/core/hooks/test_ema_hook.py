@@ -163,6 +163,15 @@ def test_a_checkpoint_without_an_average_can_be_resumed_with_one(trained, tmp_pa
     assert states_differ(weights, hook_of(runner).ema_model.module.state_dict()) == []
 
 
+def test_resuming_an_average_without_the_hook_warns(trained, tmp_path, capsys):
+    _, root = trained
+    file = str(root / "with" / "epoch_2.pth")
+    make_runner(tmp_path / "bare", epochs=2, ema=False, resume=True, load_from=file).train()
+    assert "this run has no `EMAHook`" in capsys.readouterr().out
+    make_runner(tmp_path / "hook", epochs=2, resume=True, load_from=file).train()
+    assert "this run has no `EMAHook`" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("ema", [None, False])
 @pytest.mark.parametrize("origin", ["with", "without"])
 def test_loaded_weights_are_what_is_validated(trained, tmp_path, ema, origin):

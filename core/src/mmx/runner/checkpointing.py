@@ -297,6 +297,7 @@ def resume(
     if runner._train_loop is None or runner.optim_wrapper is None:
         # A validation or test of a run that is otherwise not taken up.
         return
+    _warn_of_unused_average(runner, checkpoint)
     _resume_seed(runner, meta.get("seed"))
     _check_dataset(runner, meta.get("dataset_meta"))
     strategy = _strategy(runner)
@@ -314,6 +315,16 @@ def resume(
         _resume_schedulers(runner, checkpoint)
     _resume_position(runner, meta, engine)
     _resume_gradients(runner, own_share(engine.get("gradients")))
+
+
+def _warn_of_unused_average(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    if "ema_state_dict" in checkpoint and not any(hasattr(h, "ema_model") for h in runner.hooks):
+        runner.logger.warning(
+            "The checkpoint holds averaged weights (`ema_state_dict`), but this run has no "
+            "`EMAHook`: training goes on from the average, not from the weights that were in "
+            "training, and does not repeat the run that saved it. Add "
+            "custom_hooks=[dict(type='EMAHook')] to go on with both"
+        )
 
 
 def _resume_message_hub(runner: Runner, checkpoint: dict[str, Any]) -> None:
