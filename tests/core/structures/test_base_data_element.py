@@ -270,3 +270,19 @@ def test_field_names_behave_as_a_set():
 def test_each_element_has_its_own_repr_address():
     one = BaseDataElement()
     assert hex(id(one)) in repr(one)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: BaseDataElement(metainfo=1),
+        lambda: BaseDataElement().set_data(1),
+        lambda: BaseDataElement().update({}),
+        lambda: BaseDataElement().pop("a", 1, 2),
+        lambda: BaseDataElement().set_field(1, "a", dtype=str),
+        lambda: BaseDataElement().set_field(1, "a", field_type="x"),
+    ],
+)
+def test_wrong_arguments_are_failed_assertions_to_old_code(wrong):
+    with pytest.raises(AssertionError):
+        wrong()

@@ -118,6 +118,10 @@ def test_a_name_returns_the_field():
         ([0.5], TypeError, "ints or bools, but got dtype float64"),
         (torch.tensor([0.5]), TypeError, "ints or bools, but got a tensor of torch.float32"),
         (torch.tensor([1], dtype=torch.uint8), TypeError, r"make bools with `.bool\(\)`"),
+        (np.array([1], dtype=np.uint8), TypeError, r"make bools with `.astype\(bool\)`"),
+        (np.array([0.5]), IndexError, "ints or bools, but got dtype float64"),
+        (None, AssertionError, "an index must be"),
+        (torch.tensor(0), AssertionError, "along the first dimension"),
         (torch.tensor([[0]]), ValueError, "along the first dimension"),
         (torch.tensor(0), ValueError, "along the first dimension"),
         ([True], ValueError, r"input\(BoolTensor\) 1 does not match .* 4 at first dimension"),
@@ -126,6 +130,20 @@ def test_a_name_returns_the_field():
 def test_a_wrong_index_is_explained(index, error, text):
     with pytest.raises(error, match=text):
         make()[index]
+
+
+def test_a_value_whose_int_index_drops_the_axis_is_picked_from_by_slices():
+    class Scores(Boxes):
+        def __getitem__(self, index):
+            return Scores(self.tensor[index])
+
+        @staticmethod
+        def cat(parts):
+            return Scores(torch.cat([part.tensor for part in parts]))
+
+    instances = InstanceData(scores=Scores(torch.arange(3)))
+    assert [2, 0] == instances[[-1, 0]].scores.tensor.tolist()
+    assert [0, 2] == instances[torch.tensor([True, False, True])].scores.tensor.tolist()
 
 
 def test_an_index_does_not_share_meta_information():

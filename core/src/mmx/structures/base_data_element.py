@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 T = TypeVar("T", bound="BaseDataElement")
 
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
@@ -117,7 +119,7 @@ class BaseDataElement:
             AttributeError: A name is that of a data field.
         """
         if not isinstance(metainfo, dict):
-            raise TypeError(f"metainfo should be a ``dict`` but got {type(metainfo)}")
+            raise InvalidTypeError(f"metainfo should be a ``dict`` but got {type(metainfo)}")
         for name, value in metainfo.items():
             self.set_field(name=name, value=_copy_meta(value), field_type="metainfo", dtype=None)
 
@@ -129,7 +131,7 @@ class BaseDataElement:
             AttributeError: A name is that of a meta field.
         """
         if not isinstance(data, dict):
-            raise TypeError(f"data should be a `dict` but got {data!r}")
+            raise InvalidTypeError(f"data should be a `dict` but got {data!r}")
         for name, value in data.items():
             setattr(self, name, value)
 
@@ -141,7 +143,9 @@ class BaseDataElement:
             AttributeError: A name is a data field in one and a meta field in the other.
         """
         if not isinstance(instance, BaseDataElement):
-            raise TypeError(f"instance should be a `BaseDataElement` but got {type(instance)}")
+            raise InvalidTypeError(
+                f"instance should be a `BaseDataElement` but got {type(instance)}"
+            )
         self.set_metainfo(dict(instance.metainfo_items()))
         self.set_data(dict(instance.items()))
 
@@ -166,7 +170,7 @@ class BaseDataElement:
             AttributeError: The name is that of a field of the other kind.
         """
         if dtype is not None and not isinstance(value, dtype):
-            raise TypeError(f"{value} should be a {dtype} but got {type(value)}")
+            raise InvalidTypeError(f"{value} should be a {dtype} but got {type(value)}")
         if field_type == "data":
             if name in self._metainfo_fields:
                 raise AttributeError(
@@ -180,7 +184,7 @@ class BaseDataElement:
                 )
             self._metainfo_fields[name] = None
         else:
-            raise ValueError(f"field_type must be 'data' or 'metainfo', got {field_type!r}")
+            raise InvalidValueError(f"field_type must be 'data' or 'metainfo', got {field_type!r}")
         object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -216,7 +220,7 @@ class BaseDataElement:
             KeyError: There is no such field, and no default.
         """
         if not 1 <= len(args) <= 2:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"``pop`` get more than 2 arguments: expected a name and a default, got {len(args)}"
                 if args
                 else "``pop`` expected a name and perhaps a default, got no argument"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmx.structures.base_data_element import _PRIVATE, BaseDataElement, FieldNames, _copy_meta
+from mmx.utils.errors import InvalidIndexError, InvalidTypeError, InvalidValueError
 
 T = TypeVar("T", bound="InstanceData")
 
@@ -34,12 +35,12 @@ class InstanceData(BaseDataElement):
             self._set_private(name, value)
             return
         if not isinstance(value, Sized):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"value must contain `__len__` attribute, but {name!r} is a {type(value)}"
             )
         size = len(self)
         if size > 0 and len(value) != size:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The length of values {len(value)} is not consistent with the length of this "
                 f":obj:`InstanceData` {size} (field {name!r})"
             )
@@ -78,12 +79,12 @@ class InstanceData(BaseDataElement):
             return self._like({name: value[item] for name, value in self.items()})
         index = _as_tensor(item)
         if index.dim() != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 "Only support to get the values along the first dimension, but the index has "
                 f"{index.dim()} dimensions"
             )
         if index.dtype == torch.bool and len(index) != len(self):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The shape of the input(BoolTensor) {len(index)} does not match the shape of the "
                 f"indexed tensor in results_field {len(self)} at first dimension."
             )
@@ -156,17 +157,19 @@ class InstanceData(BaseDataElement):
 
 def _check_list(instances_list: Sequence[T], operation: str) -> T:
     if len(instances_list) == 0:
-        raise ValueError(f"instances_list is empty: {operation} needs at least one InstanceData")
+        raise InvalidValueError(
+            f"instances_list is empty: {operation} needs at least one InstanceData"
+        )
     for element in instances_list:
         if not isinstance(element, InstanceData):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"instances_list must hold InstanceData only, but it has a {type(element)}"
             )
     first = instances_list[0]
     names = set(first.all_keys())
     for element in instances_list:
         if set(element.all_keys()) != names:
-            raise ValueError(
+            raise InvalidValueError(
                 f"There are different keys in `instances_list`, which may cause the {operation} "
                 "operation to fail. Please make sure all elements in `instances_list` have the exact "
                 f"same key. They differ in {sorted(names ^ set(element.all_keys()))}."
@@ -180,12 +183,15 @@ def _as_tensor(item: Any) -> torch.Tensor:
     if isinstance(item, list):
         index = np.array(item) if item else np.empty(0, dtype=np.int64)
     if isinstance(index, np.ndarray):
-        if index.dtype.kind not in "iub":
-            raise TypeError(f"an index must hold ints or bools, but got dtype {index.dtype}")
-        # Unsigned bytes are numbers here: a mask of NumPy is of bools.
+        # Unsigned bytes may be a mask or numbers: tensors, arrays and lists disagree about them.
+        if index.dtype.kind not in "iub" or index.dtype == np.uint8:
+            raise InvalidIndexError(
+                f"an index must hold ints or bools, but got dtype {index.dtype}; of a uint8 mask "
+                "make bools with `.astype(bool)`"
+            )
         index = torch.from_numpy(index if index.dtype.kind == "b" else index.astype(np.int64))
     if not isinstance(index, torch.Tensor):
-        raise TypeError(
+        raise InvalidIndexError(
             "an index must be a str, an int, a slice, or a list, array or tensor of ints or bools, "
             f"but got {type(item)}"
         )
@@ -193,7 +199,7 @@ def _as_tensor(item: Any) -> torch.Tensor:
         return index
     if index.dtype in (torch.int32, torch.int16, torch.int8):
         return index.long()
-    raise TypeError(
+    raise InvalidIndexError(
         f"an index must hold ints or bools, but got a tensor of {index.dtype}; of a uint8 mask "
         "make bools with `.bool()`"
     )
@@ -227,7 +233,7 @@ def _take(data: dict[str, Any], index: torch.Tensor) -> dict[str, Any]:
                 positions = index.tolist()
             taken[name] = _pick(value, positions)
         else:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The type of `{name}` is `{type(value)}`, which has no attribute of `cat`, so it does "
                 "not support slice with `bool`"
             )
@@ -243,7 +249,9 @@ def _pick(value: Any, positions: list[int]) -> Any:
         return "".join(value[i] for i in positions)
     if not positions:
         return value[0:0]
-    return value.cat([value[i] for i in positions])
+    # Slices keep the first axis, which an int may drop; a negative position is no special case.
+    size = len(value)
+    return value.cat([value[slice(i, None, size)] for i in positions])
 
 
 def _cat(name: str, values: list[Any]) -> Any:
@@ -260,4 +268,6 @@ def _cat(name: str, values: list[Any]) -> Any:
         return tuple(item for value in values for item in value)
     if hasattr(first, "cat"):
         return first.cat(values)
-    raise ValueError(f"The type of `{name}` is `{type(first)}` which has no attribute of `cat`")
+    raise InvalidValueError(
+        f"The type of `{name}` is `{type(first)}` which has no attribute of `cat`"
+    )

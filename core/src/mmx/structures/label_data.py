@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmx.structures.base_data_element import BaseDataElement
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 
 class LabelData(BaseDataElement):
@@ -22,9 +23,9 @@ class LabelData(BaseDataElement):
             ValueError: It has more than one axis, or other values than 0 and 1.
         """
         if not isinstance(onehot, torch.Tensor):
-            raise TypeError(f"onehot must be a tensor, but got {type(onehot)}")
+            raise InvalidTypeError(f"onehot must be a tensor, but got {type(onehot)}")
         if onehot.ndim != 1 or not bool(((onehot == 0) | (onehot == 1)).all()):
-            raise ValueError("input is not one-hot and can not convert to label")
+            raise InvalidValueError("input is not one-hot and can not convert to label")
         return onehot.nonzero().view(-1)
 
     @staticmethod
@@ -40,14 +41,14 @@ class LabelData(BaseDataElement):
             ValueError: It has more than one axis, or an index is not below ``num_classes``.
         """
         if not isinstance(label, torch.Tensor) or label.is_floating_point() or label.is_complex():
-            raise TypeError(
+            raise InvalidTypeError(
                 "label must be a tensor of integers, but got "
                 f"{label.dtype if isinstance(label, torch.Tensor) else type(label)}"
             )
         if label.ndim > 1:
-            raise ValueError(f"label must have one axis, but has shape {tuple(label.shape)}")
+            raise InvalidValueError(f"label must have one axis, but has shape {tuple(label.shape)}")
         if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
-            raise ValueError(
+            raise InvalidValueError(
                 f"label must lie in [0, {num_classes}), but got values from {int(label.min())} to "
                 f"{int(label.max())}"
             )

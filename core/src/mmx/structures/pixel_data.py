@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmx.structures.base_data_element import _PRIVATE, BaseDataElement
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 T = TypeVar("T", bound="PixelData")
 
@@ -30,16 +31,16 @@ class PixelData(BaseDataElement):
             self._set_private(name, value)
             return
         if not isinstance(value, (torch.Tensor, np.ndarray)):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"Can not set {type(value)}, only support {(torch.Tensor, np.ndarray)} (field {name!r})"
             )
         if value.ndim not in (2, 3):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The dim of value must be 2 or 3, but got {value.ndim} (field {name!r})"
             )
         shape = self.shape
         if shape is not None and tuple(value.shape[-2:]) != shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"The height and width of values {tuple(value.shape[-2:])} is not consistent with the "
                 f"shape of this :obj:`PixelData` {shape} (field {name!r})"
             )
@@ -59,16 +60,18 @@ class PixelData(BaseDataElement):
             ValueError: It has not two items.
         """
         if not isinstance(item, tuple):
-            raise TypeError(f"Unsupported type {type(item)} for slicing PixelData")
+            raise InvalidTypeError(f"Unsupported type {type(item)} for slicing PixelData")
         if len(item) != 2:
-            raise ValueError(f"Only support to slice height and width, but got {len(item)} indices")
+            raise InvalidValueError(
+                f"Only support to slice height and width, but got {len(item)} indices"
+            )
         window = []
         for index in item:
             if isinstance(index, (int, np.integer)):
                 # -1 would end before it begins.
                 index = slice(int(index), None if index == -1 else int(index) + 1)
             elif not isinstance(index, slice):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"The type of element in input must be int or slice, but got {type(index)}"
                 )
             window.append(index)
