@@ -13,6 +13,7 @@ from mmx_registry import index, plugins, trust
 from mmx_registry.errors import NotDeliveredError, PluginError, UnknownScopeError
 from mmx_registry.index import Entry, Opaque
 from mmx_registry.registry import Registry, all_registries, undo_on_error
+from mmx_registry.scope import true_scope
 
 logger = logging.getLogger("mmx_registry")
 
@@ -68,7 +69,7 @@ def _find(registry: Registry[Any], key: str) -> Any:
     scope, rest = Registry.split_scope_key(key)
     if scope is None:
         return _find_in_chain(registry, key)
-    if scope == registry._scope:
+    if true_scope(scope) == registry._scope:
         if "." not in rest:
             return _find_own(registry, rest, late=True)
         child = registry._children.get(rest.partition(".")[0])
@@ -92,6 +93,8 @@ def node_for_prefix(registry: Registry[Any], scope: str) -> Registry[Any] | None
 
 def _search(registry: Registry[Any], scope: str) -> Registry[Any] | None:
     """The registry's own child first, then its ancestors' nearest, then anywhere in the tree."""
+    # Here, since activating a plugin may have given the scope a meaning.
+    scope = true_scope(scope)
     node: Registry[Any] | None = registry
     while node is not None:
         if scope == node._scope:
@@ -109,15 +112,19 @@ def node_of(registry: Registry[Any], scope: str) -> Registry[Any]:
         UnknownScopeError: Nothing declares the scope.
         PluginError: Its plugin failed or may not be used.
     """
+    if true_scope(scope) == registry._scope:
+        return registry
     root = registry.root
     node = root._search_child(scope)
     if node is not None:
         return node
     if plugins.activate(scope):
+        if true_scope(scope) == registry._scope:
+            return registry
         node = root._search_child(scope)
         # An empty registry is false, so `or` would not do.
         return registry if node is None else node
-    if any(other._scope == scope for other in all_registries()):
+    if any(other._scope == true_scope(scope) for other in all_registries()):
         # The scope has no node in this tree: a plugin without parts of this kind.
         return registry
     from mmx_registry import explain
@@ -429,7 +436,8 @@ def has(registry: Registry[Any], key: str) -> bool:
                 return True
     elif "." not in rest:
         try:
-            target = registry if scope == registry._scope else node_for_prefix(registry, scope)
+            is_own = true_scope(scope) == registry._scope
+            target = registry if is_own else node_for_prefix(registry, scope)
         except PluginError:
             return False
         if target is not None:

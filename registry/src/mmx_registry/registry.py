@@ -15,7 +15,7 @@ from mmx_registry.errors import (
     DuplicateError,
     DuplicateScopeError,
 )
-from mmx_registry.scope import DefaultScope
+from mmx_registry.scope import DefaultScope, true_scope
 
 if TYPE_CHECKING:
     # The default, not in the standard library before 3.13, lets plugins write `Registry("model")`.
@@ -105,7 +105,9 @@ class Registry(Generic[T]):
             raise ArgumentTypeError(f"build_func must be callable, but got {type(build_func)}")
 
         self._name = name
-        self._scope = self.infer_scope() if scope is None else scope
+        self._given_scope = self.infer_scope() if scope is None else scope
+        # What scopes are compared by.
+        self._scope = true_scope(self._given_scope)
         if "." in self._scope:
             raise DuplicateScopeError(
                 f"scope {self._scope!r} of the {name!r} registry holds a dot, which separates "
@@ -167,7 +169,7 @@ class Registry(Generic[T]):
     @property
     def scope(self) -> str:
         """The scope of this node."""
-        return self._scope
+        return self._given_scope
 
     @property
     def module_dict(self) -> dict[str, Any]:
@@ -193,6 +195,19 @@ class Registry(Generic[T]):
     def locations(self) -> tuple[str, ...]:
         """The modules and packages that register here."""
         return tuple(self._locations)
+
+    def add_locations(self, *locations: str) -> None:
+        """Let more modules and packages register here, as ``locations`` of the constructor do.
+
+        Raises:
+            ArgumentTypeError: A location is no str.
+        """
+        if not all(isinstance(location, str) for location in locations):
+            raise ArgumentTypeError(f"locations must hold str only, but got {list(locations)!r}")
+        with _lock:
+            self._locations += [name for name in locations if name not in self._locations]
+            self._imported = False
+            self._changed()
 
     # ------------------------------------------------------------------ scopes
 
@@ -256,7 +271,7 @@ class Registry(Generic[T]):
 
     def _search_child(self, scope: str) -> Registry[Any] | None:
         """Return this node or the first below it (depth first) whose scope it is, or None."""
-        if self._scope == scope:
+        if self._scope == true_scope(scope):
             return self
         for child in list(self._children.values()):
             found = child._search_child(scope)
@@ -268,7 +283,7 @@ class Registry(Generic[T]):
         if not isinstance(registry, Registry):
             raise ArgumentTypeError(f"a child must be a Registry, but got {type(registry)}")
         with _lock:
-            scope = registry.scope
+            scope = registry._scope
             if scope in self._children:
                 other = self._children[scope]
                 raise DuplicateScopeError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
-from mmx_registry.errors import ArgumentTypeError
+from mmx_registry.errors import ArgumentTypeError, DuplicateScopeError
 
 logger = logging.getLogger("mmx_registry")
 
@@ -20,6 +20,52 @@ logger = logging.getLogger("mmx_registry")
 current: ContextVar[DefaultScope | None] = ContextVar("mmx_default_scope", default=None)
 
 _counter = itertools.count()
+
+# Other names of scopes; replaced, never changed in place.
+_aliases: dict[str, str] = {}
+
+
+def alias_scope(name: str, scope: str) -> None:
+    """Make ``name`` mean ``scope``, for the rest of the process, wherever a scope is named.
+
+    Prefixes (``"name.X"``), ``_scope_``, default scopes and the scopes of new registries are meant.
+    What a user wrote stays readable as written: `DefaultScope.scope_name`, `Registry.scope`.
+
+    Args:
+        name: The other name.
+        scope: The scope that it stands for.
+
+    Raises:
+        ArgumentTypeError: An argument is not a str.
+        DuplicateScopeError: The name means something else, or the scope is itself another name.
+    """
+    global _aliases
+    for value in (name, scope):
+        if not isinstance(value, str) or not value:
+            raise ArgumentTypeError(f"a scope must be a non-empty str, but got {value!r}")
+    if name == scope or scope in _aliases or name in _aliases.values():
+        raise DuplicateScopeError(
+            f"the scope {name!r} cannot stand for {scope!r}: a scope stands for another that is "
+            "itself no other name",
+            scope=name,
+        )
+    if _aliases.get(name, scope) != scope:
+        raise DuplicateScopeError(
+            f"the scope {name!r} stands for {_aliases[name]!r} already, and cannot stand for "
+            f"{scope!r} too",
+            scope=name,
+        )
+    _aliases = {**_aliases, name: scope}
+
+
+def true_scope(scope: str) -> str:
+    """Return the scope that a name of a scope means: itself, unless `alias_scope` says otherwise."""
+    return _aliases.get(scope, scope)
+
+
+def names_of_scope(scope: str) -> list[str]:
+    """Return the other names of a scope, sorted."""
+    return sorted(name for name, other in _aliases.items() if other == scope)
 
 
 class DefaultScope:
