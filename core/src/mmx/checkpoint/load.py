@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from mmx.checkpoint import schemes
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
 from mmx.logging import HistoryBuffer, print_log
 
@@ -289,6 +290,9 @@ class CheckpointLoader:
 
     @classmethod
     def _get_checkpoint_loader(cls, path: str) -> Loader:
+        for prefix, place in schemes.take_announced().items():
+            if prefix not in cls._schemes:
+                cls._register_scheme(prefix, schemes.imported_on_use(place))
         for prefix, loader in cls._schemes.items():
             if re.match(prefix, path) is not None:
                 return loader
