@@ -16,7 +16,10 @@ DISTRIBUTIONS = {
     "mmx": ROOT / "core",
     "mmx_toy": ROOT / "plugins/mmx_toy",
     "mmx_vision": ROOT / "plugins/mmx_vision",
+    "mmx_mmengine": ROOT / "plugins/mmx_mmengine",
 }
+# Distribution -> import package, where they differ.
+PACKAGES = {"mmx_mmengine": "mmengine"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_the_wheel_holds_types_configs_and_metadata(name: str, wheels: dict[str,
         metadata = email.message_from_bytes(
             wheel.read(next(f for f in files if f.endswith("/METADATA")))
         )
-    assert f"{name}/py.typed" in files
+    assert f"{PACKAGES.get(name, name)}/py.typed" in files
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     sources = {

@@ -1,0 +1,1 @@
+"""What stands behind the name ``mmengine``: the alias, and the few names that mmx lacks."""
