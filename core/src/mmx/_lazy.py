@@ -26,6 +26,10 @@ def lazy_exports(
         try:
             module = origin[name]
         except KeyError:
+            if name in exports:
+                # `import mmx.runner` is enough for `mmx.runner.checkpoint`, as where packages
+                # import all of their modules.
+                return importlib.import_module(f"{package}.{name}")
             raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
         if module == "":
             return importlib.import_module(f"{package}.{name}")

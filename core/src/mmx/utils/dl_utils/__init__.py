@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mmx.utils.dl_utils.torch_ops import torch_meshgrid as torch_meshgrid
     from mmx.utils.dl_utils.trace import is_jit_tracing as is_jit_tracing
 else:
+    # Not later: importing the module would put it where the function of the same name belongs.
+    from mmx.utils.dl_utils.collect_env import collect_env
+
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
+from typing import Any
 
 from mmengine._compat import extra
 
@@ -16,15 +17,6 @@ PACKAGE = "mmengine"
 
 # Modules of this distribution itself.
 OWN = frozenset({"version", "_compat"})
-
-# Where a part of the old layout has another place or name in mmx, or lives here.
-MOVED = {
-    "_strategy": "mmx.strategy",
-    "_strategy.colossalai": "mmengine._compat.colossalai",
-    "_strategy.utils": "mmengine._compat.strategy_utils",
-    "testing._internal": "mmx.testing.distributed",
-    "testing._internal.distributed": "mmx.testing.distributed",
-}
 
 
 def target_of(name: str) -> str:
@@ -34,29 +26,51 @@ def target_of(name: str) -> str:
         name: The full name, such as ``"mmengine.runner.checkpoint"``.
     """
     rest = name.removeprefix(f"{PACKAGE}.")
-    if rest in MOVED:
-        return MOVED[rest]
+    if rest in extra.MOVED:
+        return extra.MOVED[rest]
     top, dot, below = rest.partition(".")
-    return f"{MOVED.get(top, f'mmx.{top}')}{dot}{below}"
+    return f"{extra.MOVED.get(top, f'mmx.{top}')}{dot}{below}"
 
 
 class AliasLoader(Loader):
-    """Puts the module of mmx into ``sys.modules`` under the old name too."""
+    """Gives the module of mmx for the old name."""
 
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def exec_module(self, module: ModuleType) -> None:
-        """Import the target and let it take the place of the empty module made for the name."""
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module of mmx, whole: other threads see it or nothing, never a husk."""
         real = importlib.import_module(self.target)
         extra.extend(real)
-        sys.modules[module.__name__] = real
+        self._own_spec = real.__spec__
+        return real
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Undo what the import system does to any module that it is given: naming it anew."""
+        module.__spec__ = self._own_spec
+
+    # What `runpy` and `inspect` ask a loader for; they get what the real loader has.
 
     def get_code(self, name: str) -> CodeType | None:
         """Return the target's code, which ``python -m mmengine.<...>`` runs."""
+        return self._ask("get_code")
+
+    def get_source(self, name: str) -> str | None:
+        """Return the target's source."""
+        return self._ask("get_source")
+
+    def get_filename(self, name: str) -> str:
+        """Return the target's file."""
+        return self._ask("get_filename")
+
+    def is_package(self, name: str) -> bool:
+        """Return whether the target is a package."""
+        return bool(self._ask("is_package"))
+
+    def _ask(self, what: str) -> Any:
         spec = importlib.util.find_spec(self.target)
-        getter = getattr(None if spec is None else spec.loader, "get_code", None)
-        return None if getter is None else getter(self.target)
+        method = getattr(None if spec is None else spec.loader, what, None)
+        return None if method is None else method(self.target)
 
 
 class AliasFinder(MetaPathFinder):
@@ -85,6 +99,7 @@ class AliasFinder(MetaPathFinder):
             return None
         spec = ModuleSpec(fullname, AliasLoader(name), origin=real.origin)
         spec.submodule_search_locations = real.submodule_search_locations
+        spec.has_location = real.has_location
         return spec
 
 
