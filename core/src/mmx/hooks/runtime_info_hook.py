@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.logging import MessageHub
 from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.registry import HOOKS
 from mmx.version import __version__
@@ -31,6 +33,10 @@ class RuntimeInfoHook(Hook):
         # The optimizer of `_wrapper` where reading its rate is all that `get_lr` would do.
         self._wrapper: Any = None
         self._plain_optimizer: Any = None
+        # The shortest ways to the hub, of the run that trains.
+        self._hub: Any = None
+        self._facts: dict[str, Any] = {}
+        self._log_rate: Callable[[float], None] | None = None
 
     def before_run(self, runner: RunnerLike) -> None:
         """Tell what the run is."""
@@ -68,15 +74,20 @@ class RuntimeInfoHook(Hook):
         self, runner: RunnerLike, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
         """Tell the iteration and its learning rates."""
-        hub = runner.message_hub
-        hub.update_info("iter", runner.iter)
-        wrapper = runner.optim_wrapper
-        if wrapper is not self._wrapper:
-            self._plain_optimizer = _optimizer_with_one_rate(wrapper)
-            self._wrapper = wrapper
-        if self._plain_optimizer is not None:
-            hub.update_scalar("train/lr", self._plain_optimizer.param_groups[0]["lr"])
+        hub, wrapper = runner.message_hub, runner.optim_wrapper
+        if wrapper is self._wrapper and hub is self._hub and self._log_rate is not None:
+            self._facts["iter"] = runner.iter
+            rate = self._plain_optimizer.param_groups[0]["lr"]
+            if rate.__class__ is float:
+                self._log_rate(rate)
+            else:
+                hub.update_scalar("train/lr", rate)
             return
+        hub.update_info("iter", runner.iter)
+        self._hub, self._wrapper, self._log_rate = hub, wrapper, None
+        self._plain_optimizer = _optimizer_with_one_rate(wrapper)
+        if self._plain_optimizer is not None and isinstance(hub, MessageHub):
+            self._facts, self._log_rate = hub.runtime_info, hub.lane("train/lr")
         rates = wrapper.get_lr()
         if not isinstance(rates, dict):
             raise TypeError(

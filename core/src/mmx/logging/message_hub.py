@@ -30,15 +30,21 @@ class _Rows:
         buffers: Where each column goes.
     """
 
-    __slots__ = ("buffers", "has_tensors", "rivals", "rows")
+    __slots__ = ("all_tensors", "buffers", "has_tensors", "lanes", "rivals", "rows")
 
     def __init__(self, buffers: list[HistoryBuffer]) -> None:
         self.buffers = buffers
         self.rows: list[Sequence[Any]] = []
+        # Whether any of the waiting values is a tensor still.
         self.has_tensors = False
+        # Whether the latest row was one of tensors on the CPU: most likely the next one is, too.
+        self.all_tensors = False
         # Groups that share a buffer with this one; at most one of them has waiting rows, so that
         # the order within each buffer is the order of the calls.
         self.rivals: list[_Rows] = []
+        # Its names that are logged through a lane as well: rows then do not wait, for the same
+        # reason.
+        self.lanes: list[str] = []
 
     def hand_over(self) -> None:
         """Move the rows into their buffers, reading all tensors in one go."""
@@ -124,6 +130,8 @@ class MessageHub(ManagerMixin):
         self._groups_of: dict[str, list[_Rows]] = {}
         # The short way into buffers that belong to no group and are saved in checkpoints.
         self._direct: dict[str, Callable[[float], None]] = {}
+        # Floats that wait for their buffers, see `lane`. The lists are never replaced.
+        self._lanes: dict[str, list[float]] = {}
 
     @classmethod
     def get_current_instance(cls) -> MessageHub:
@@ -174,6 +182,7 @@ class MessageHub(ManagerMixin):
         if not isinstance(count, int | float):
             count = self._check_value(key, count)
         buffer = self._buffer(key, resumed)
+        self._clear_lane(key)
         for rows in self._groups_of[key]:
             rows.hand_over()
         buffer._append(value, count)
@@ -203,12 +212,23 @@ class MessageHub(ManagerMixin):
             log_dict: As in :meth:`update_scalars`.
             resumed: As in :meth:`update_scalar`.
         """
-        values: Sequence[Any] = list(log_dict.values())
+        names = (prefix, resumed, *log_dict)
+        group = self._groups.get(names)
+        if group is not None and group.all_tensors:
+            try:
+                values: Sequence[Any] = list(map(_READERS[0], log_dict.values()))
+            except (RuntimeError, TypeError):  # not so this time
+                group.all_tensors = False
+            else:
+                self._append_row(group, values)
+                return
+        values = list(log_dict.values())
         kinds = set(map(type, values))
-        has_tensors = False
+        has_tensors = all_tensors = False
         if kinds == _FLOATS:
             pass
         elif kinds == _TENSOR and tensors_live_on_cpu():
+            all_tensors = True
             try:
                 values = list(map(_READERS[0], values))
             except RuntimeError:
@@ -228,17 +248,53 @@ class MessageHub(ManagerMixin):
             except (RuntimeError, ValueError):
                 self._explain_row(prefix, log_dict)
                 raise
-        names = (prefix, resumed, *log_dict)
-        group = self._groups.get(names)
         if group is None:
             group = self._group(names, [f"{prefix}{key}" for key in log_dict], resumed)
-        for rival in group.rivals:
-            rival.hand_over()
-        group.rows.append(values)
+        group.all_tensors = all_tensors
         if has_tensors:
             group.has_tensors = True
-        if len(group.rows) >= _MAX_ROWS:
-            group.hand_over()
+        self._append_row(group, values)
+
+    def _append_row(self, group: _Rows, values: Sequence[Any]) -> None:
+        for rival in group.rivals:
+            rival.hand_over()
+        rows = group.rows
+        for key in group.lanes:
+            self._clear_lane(key)
+        rows.append(values)
+        if len(rows) >= _MAX_ROWS or group.lanes:
+            self.flush()
+
+    def lane(self, key: str) -> Callable[[float], None]:
+        """Return a function that appends a float to the history of ``key`` at the least cost.
+
+        For those who log a number in each iteration. Checkpoints save the history. The numbers
+        wait until somebody reads them or :meth:`flush` is called; whoever holds on to the function
+        calls the latter now and then.
+
+        Args:
+            key: Name.
+
+        Raises:
+            ValueError: ``key`` is logged with ``resumed=False`` elsewhere.
+        """
+        self._buffer(key, resumed=True)
+        self._direct.pop(key, None)
+        if key not in self._lanes:
+            self._lanes[key] = []
+            for rows in self._groups_of[key]:
+                rows.hand_over()
+                rows.lanes.append(key)
+        return self._lanes[key].append
+
+    def _clear_lane(self, key: str) -> None:
+        """Move what waits in a lane into its buffer."""
+        values = self._lanes.get(key)
+        if values:
+            waiting = values[:]
+            # Cleared first: a buffer that is asked for its values flushes its source.
+            values.clear()
+            self._buffer(key, resumed=True)._extend(waiting)
 
     def _explain_row(self, prefix: str, log_dict: Mapping[str, Any]) -> None:
         """Raise an error that says which value of a row has more than one element."""
@@ -274,6 +330,8 @@ class MessageHub(ManagerMixin):
                     rival.rivals.append(group)
             self._groups_of[key].append(group)
             self._direct.pop(key, None)
+            if key in self._lanes:
+                group.lanes.append(key)
         return group
 
     def _forget_groups(self) -> None:
@@ -289,7 +347,7 @@ class MessageHub(ManagerMixin):
             buffer.keep_totals()
             self._log_scalars[key] = buffer
         buffer._source = self
-        if not self._groups_of.setdefault(key, []) and resumed:
+        if not self._groups_of.setdefault(key, []) and resumed and key not in self._lanes:
             self._direct[key] = buffer.push
         return buffer
 
@@ -298,6 +356,9 @@ class MessageHub(ManagerMixin):
         for group in self._groups.values():
             if group.rows:
                 group.hand_over()
+        for key, values in self._lanes.items():
+            if values:
+                self._clear_lane(key)
 
     def get_scalar(self, key: str) -> HistoryBuffer:
         """Return the history of ``key``; not a copy, it goes on growing.
@@ -430,7 +491,7 @@ class MessageHub(ManagerMixin):
             other = state_dict
             state_dict = {
                 "log_scalars": other._log_scalars,
-                "runtime_info": other._runtime_info,
+                "runtime_info": dict(other._runtime_info),
                 "resumed_keys": other._resumed_keys,
             }
         if not isinstance(state_dict, Mapping):
@@ -441,9 +502,12 @@ class MessageHub(ManagerMixin):
             if key not in state_dict:
                 raise KeyError(f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`")
         self._log_scalars = OrderedDict()
-        self._runtime_info = OrderedDict()
+        # In place: parts of the run may hold on to it.
+        self._runtime_info.clear()
         self._resumed_keys = OrderedDict()
         self._forget_groups()
+        for values in self._lanes.values():
+            values.clear()
         for key, value in state_dict["log_scalars"].items():
             buffer = _restored(value)
             if buffer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
@@ -51,7 +52,7 @@ class Dispatch:
         return calls
 
     def _calls_of(self, stage: str) -> list[HookCall]:
-        calls = [getattr(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
+        calls = [_call_of(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
         return calls if stage in _STAGES else [_without_runner(call) for call in calls]
 
 
@@ -71,6 +72,16 @@ def _without_runner(call: HookCall) -> HookCall:
         return call(**kwargs) if first in kwargs else call(runner, **kwargs)
 
     return adapted
+
+
+def _call_of(hook: Any, stage: str) -> HookCall:
+    """Return the bound method of a stage, or the one for all modes where that is all there is."""
+    call: HookCall = getattr(hook, stage)
+    generic = _generic_of(stage)
+    # Epochs are few, and their generic methods do not take the metrics.
+    if stage.endswith("_iter") and getattr(call, "__func__", None) is getattr(Hook, stage, None):
+        return functools.partial(getattr(hook, str(generic)), mode=stage.split("_")[1])
+    return call
 
 
 def _takes_part(hook: Any, stage: str) -> bool:

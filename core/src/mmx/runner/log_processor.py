@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -364,10 +365,13 @@ def _check_mode(mode: str, modes: Sequence[str]) -> None:
 
 def _counts_memory() -> bool:
     """Tell whether the accelerator, if there is one, knows how much memory tensors took."""
-    if is_cuda_available():
-        return True
+    return is_cuda_available() or _other_accelerator_counts_memory()
+
+
+@functools.cache
+def _other_accelerator_counts_memory() -> bool:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator is not None and accelerator.type != "mps"
+    return accelerator is not None and accelerator.type not in ("cuda", "mps")
 
 
 def _is_training_built(runner: Runner) -> bool:

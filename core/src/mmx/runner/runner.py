@@ -359,8 +359,10 @@ class Runner:
     @property
     def iter(self) -> int:
         """Finished iterations; inside ``after_train_iter`` the 0-based number of the current one."""
-        loop = self._train_loop
-        return 0 if loop is None or isinstance(loop, dict) else getattr(loop, "iter", 0)
+        try:
+            return self._train_loop.iter  # type: ignore[no-any-return, union-attr]
+        except AttributeError:  # no loop yet, or one that does not count
+            return 0
 
     @property
     def launcher(self) -> str:

@@ -169,8 +169,13 @@ def to_number(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) else None
 
 
+_JSON_TYPES = frozenset((float, int, str, bool, type(None)))
+
+
 def to_plain(value: Any) -> Any:
     """Return a value as JSON can hold it: arrays and tensors become numbers and lists."""
+    if type(value) in _JSON_TYPES:
+        return value
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -318,21 +323,26 @@ class LocalVisBackend(BaseVisBackend):
             if not file_path.endswith(".json"):
                 raise ValueError(f"file_path should end in .json: {file_path!r}")
             second = os.path.join(self._save_dir, file_path)
-            if os.path.abspath(second) == os.path.abspath(self._scalar_save_file):
+            # Another file that is open has been compared before.
+            is_known = second in self._files and second != self._scalar_save_file
+            if not is_known and os.path.abspath(second) == os.path.abspath(self._scalar_save_file):
                 raise ValueError(
                     "``file_path`` and ``scalar_save_file`` have the same name, please set "
                     "``file_path`` to another value"
                 )
-            self._dump(record, second)
-        self._dump(record, self._scalar_save_file)
+            self._dump(record, second, self._scalar_save_file)
+        else:
+            self._dump(record, self._scalar_save_file)
 
-    def _dump(self, record: Mapping[str, Any], path: str) -> None:
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = open(path, "a", encoding="utf-8")  # noqa: SIM115 kept open
-        # Whole lines only: whoever reads along never sees half a record.
-        file.write(json.dumps(to_plain(record)) + "\n")
-        file.flush()
+    def _dump(self, record: Mapping[str, Any], *paths: str) -> None:
+        line = json.dumps(to_plain(record)) + "\n"
+        for path in paths:
+            file = self._files.get(path)
+            if file is None:
+                file = self._files[path] = open(path, "a", encoding="utf-8")  # noqa: SIM115 kept
+            # Whole lines only: whoever reads along never sees half a record.
+            file.write(line)
+            file.flush()
 
     def close(self) -> None:
         """Close the files; the next record opens them again."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
 from typing import Any, Self
 
 import torch
@@ -55,8 +54,10 @@ class BaseModel(BaseModule):
         Returns:
             Values to log: ``loss`` and what it is the sum of, detached, on the device.
         """
+        # Read where modules lie: attributes of a module are found there last.
+        preprocess = self._modules.get("data_preprocessor") or self.data_preprocessor
         with optim_wrapper.optim_context(self):
-            data = self.data_preprocessor(data, True)
+            data = preprocess(data, True)
             losses = self._run_forward(data, mode="loss")
         parsed_losses, log_vars = self.parse_losses(losses)
         optim_wrapper.update_params(parsed_losses)
@@ -93,7 +94,7 @@ class BaseModel(BaseModule):
             # By far the most frequent case, without any node that backward would have to visit.
             value = losses.get("loss")
             if isinstance(value, Tensor) and value.dim() == 0:
-                return value, OrderedDict(loss=value.detach())
+                return value, {"loss": value.detach()}
         parsed: dict[str, Any] = {}
         terms: list[Any] = []
         for name, value in losses.items():
@@ -108,8 +109,7 @@ class BaseModel(BaseModule):
             if "loss" in name:
                 terms.append(mean)
         loss: Any = _sum(terms)
-        log_vars: OrderedDict[str, Any] = OrderedDict(loss=loss)
-        log_vars.update(parsed)
+        log_vars: dict[str, Any] = {"loss": loss, **parsed}
         for name, value in log_vars.items():
             if isinstance(value, Tensor):
                 log_vars[name] = value.detach()

@@ -67,7 +67,12 @@ class BaseDataPreprocessor(nn.Module):
             return data.to(device, non_blocking=self._non_blocking)
         kind = type(data)
         if kind is dict:
-            return {key: self.cast_data(value) for key, value in data.items()}
+            cast = self.cast_data
+            return {
+                # Most batches are dicts of tensors that lie on the device already.
+                key: value if value.__class__ is Tensor and value.device == device else cast(value)
+                for key, value in data.items()
+            }
         if kind is list:
             return [self.cast_data(value) for value in data]
         if kind is tuple:
