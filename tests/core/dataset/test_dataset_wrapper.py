@@ -60,6 +60,11 @@ def test_meta_information_of_all_must_agree(make):
         ConcatDataset([one], ignore_keys=5)
 
 
+def test_meta_information_of_another_type_is_a_type_error(make):
+    with pytest.raises(TypeError, match="of classes in the 2-th dataset should be the same"):
+        ConcatDataset([make(1, meta={"classes": ["a"]}), make(1, meta={"classes": ("a",)})])
+
+
 def test_arrays_in_meta_information_are_compared(make):
     one, other = make(1, metainfo={"p": np.ones(2)}), make(2, metainfo={"p": np.ones(2)})
     assert len(ConcatDataset([one, other])) == 3

@@ -15,6 +15,7 @@ from mmx.dataset.annotations import deserialize, select, serialize
 from mmx.fileio import join_path, list_from_file, load
 from mmx.logging import print_log
 from mmx.registry import DATASETS, TRANSFORMS
+from mmx.utils.errors import InvalidIndexError, InvalidKeyError, InvalidValueError
 
 
 class InvalidSampleError(RuntimeError):
@@ -134,12 +135,14 @@ class BaseDataset(Dataset[Any]):
 
     Attributes:
         data_list: The annotations, if not serialised.
-        data_bytes: The pickled annotations, uint8 of shape ``(bytes,)``.
-        data_address: Ends of the annotations in ``data_bytes``, int64 of shape ``(samples,)``.
+        data_bytes: If serialised, the pickled annotations, uint8 of shape ``(bytes,)``.
+        data_address: If serialised, ends of the annotations in ``data_bytes``, int64 of shape ``(samples,)``.
     """
 
     METAINFO: ClassVar[dict[str, Any]] = {}
     _fully_initialized: bool = False
+    data_bytes: np.ndarray
+    data_address: np.ndarray
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class BaseDataset(Dataset[Any]):
     ) -> None:
         self.ann_file = str(ann_file) if ann_file is not None else ""
         self._metainfo = self._load_metainfo(copy.deepcopy(metainfo))
-        self.data_root = str(data_root) if data_root is not None else ""
+        self.data_root = str(data_root) if data_root is not None else None
         self.data_prefix = copy.copy(data_prefix)
         self.filter_cfg = copy.deepcopy(filter_cfg)
         self._indices = indices
@@ -165,7 +168,6 @@ class BaseDataset(Dataset[Any]):
         self.test_mode = test_mode
         self.max_refetch = max_refetch
         self.data_list: list[dict[str, Any]] = []
-        self.data_bytes, self.data_address = serialize([])
         self._join_prefix()
         self.pipeline = Compose(pipeline)
         if not lazy_init:
@@ -200,12 +202,12 @@ class BaseDataset(Dataset[Any]):
         """Return the annotations of the file. Override it for files of another form.
 
         Raises:
-            TypeError: The file holds no dict, or :meth:`parse_data_info` returns neither a dict nor
-                a list of dicts.
-            ValueError: The file lacks ``data_list`` or ``metainfo``, or no file is named.
+            TypeError: No file is named, the file holds no dict, or :meth:`parse_data_info` returns
+                neither a dict nor a list of dicts.
+            ValueError: The file lacks ``data_list`` or ``metainfo``.
         """
         if not self.ann_file:
-            raise ValueError(
+            raise TypeError(
                 f"{type(self).__name__} has no ann_file to load annotations from: pass ann_file=..., "
                 "or override load_data_list"
             )
@@ -248,7 +250,7 @@ class BaseDataset(Dataset[Any]):
         """
         for key, prefix in self.data_prefix.items():
             if key not in raw_data_info:
-                raise KeyError(
+                raise InvalidKeyError(
                     f"raw_data_info: {raw_data_info} does not contain prefix key {key}, please check "
                     "your data_prefix."
                 )
@@ -342,6 +344,7 @@ class BaseDataset(Dataset[Any]):
         Raises:
             TypeError: ``indices`` is neither an int nor a sequence of ints.
             IndexError: There is no such sample.
+            ValueError: Of serialised annotations there are not so many.
         """
         if self.serialize_data:
             self.data_bytes, self.data_address = self._get_serialized_subset(indices)
@@ -359,7 +362,10 @@ class BaseDataset(Dataset[Any]):
         return subset
 
     def _get_serialized_subset(self, indices: Sequence[int] | int) -> tuple[np.ndarray, np.ndarray]:
-        positions = _positions(indices, len(self.data_address))
+        size = len(self.data_address)
+        if isinstance(indices, (int, np.integer)) and abs(indices) > size:
+            raise InvalidValueError(f"{indices} is out of dataset length({size})")
+        positions = _positions(indices, size)
         return select(self.data_bytes, self.data_address, positions)
 
     def _get_unserialized_subset(self, indices: Sequence[int] | int) -> list[dict[str, Any]]:
@@ -370,13 +376,8 @@ class BaseDataset(Dataset[Any]):
         memo = {} if memo is None else memo
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        other.data_bytes, other.data_address = serialize([])
         for key, value in self.__dict__.items():
-            if key == "data_list":
-                other.data_list = []
-            elif key in ("data_bytes", "data_address"):
-                continue
-            else:
+            if key not in ("data_list", "data_bytes", "data_address"):
                 setattr(other, key, copy.deepcopy(value, memo))
         return other
 
@@ -431,6 +432,6 @@ def _positions(indices: Sequence[int] | int | np.ndarray, size: int) -> Sequence
         if not isinstance(index, (int, np.integer)):
             raise TypeError(f"indices should be a int or sequence of int, but it has {index!r}")
         if not -size <= index < size:
-            raise IndexError(f"{index} is out of dataset length({size})")
+            raise InvalidIndexError(f"{index} is out of dataset length({size})")
         positions.append(int(index) % size)
     return positions

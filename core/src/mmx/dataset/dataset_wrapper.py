@@ -112,7 +112,7 @@ class ConcatDataset(_WrapperMixin, _ConcatDataset[Any]):
         ignore_keys: Meta information that may differ; that of the first data set counts.
 
     Raises:
-        TypeError: An argument is of the wrong type.
+        TypeError: An argument is of the wrong type, or meta information of different types.
         ValueError: There is no data set, or their meta information differs.
     """
 
@@ -154,7 +154,13 @@ class ConcatDataset(_WrapperMixin, _ConcatDataset[Any]):
                         "ignore_keys lets it pass"
                     )
                 # A key that only a later one has is an error already.
-                if not _equal(all_metainfo[0][key], metainfo[key]):
+                first, value = all_metainfo[0][key], metainfo[key]
+                if type(first) is not type(value):
+                    raise TypeError(
+                        f"The type {type(value)} of {key} in the {number}-th dataset should be the "
+                        f"same with the first dataset {type(first)}; ignore_keys lets it pass"
+                    )
+                if not _equal(first, value):
                     raise ValueError(
                         f"The meta information of the {number}-th dataset does not match meta "
                         f"information of the first dataset: they differ in {key!r}, which ignore_keys "

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 
 from mmx.structures.base_data_element import _PRIVATE, BaseDataElement, FieldNames, _copy_meta
-from mmx.utils.errors import InvalidIndexError, InvalidTypeError, InvalidValueError
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 T = TypeVar("T", bound="InstanceData")
 
 Index = str | slice | int | list[Any] | np.ndarray | torch.Tensor
+
+
+class IndexTypeError(InvalidTypeError, IndexError):
+    """An index of a type that cannot index; tensors call this an IndexError."""
 
 
 class InstanceData(BaseDataElement):
@@ -185,13 +189,13 @@ def _as_tensor(item: Any) -> torch.Tensor:
     if isinstance(index, np.ndarray):
         # Unsigned bytes may be a mask or numbers: tensors, arrays and lists disagree about them.
         if index.dtype.kind not in "iub" or index.dtype == np.uint8:
-            raise InvalidIndexError(
+            raise IndexTypeError(
                 f"an index must hold ints or bools, but got dtype {index.dtype}; of a uint8 mask "
                 "make bools with `.astype(bool)`"
             )
         index = torch.from_numpy(index if index.dtype.kind == "b" else index.astype(np.int64))
     if not isinstance(index, torch.Tensor):
-        raise InvalidIndexError(
+        raise IndexTypeError(
             "an index must be a str, an int, a slice, or a list, array or tensor of ints or bools, "
             f"but got {type(item)}"
         )
@@ -199,7 +203,7 @@ def _as_tensor(item: Any) -> torch.Tensor:
         return index
     if index.dtype in (torch.int32, torch.int16, torch.int8):
         return index.long()
-    raise InvalidIndexError(
+    raise IndexTypeError(
         f"an index must hold ints or bools, but got a tensor of {index.dtype}; of a uint8 mask "
         "make bools with `.bool()`"
     )

@@ -15,5 +15,13 @@ class InvalidValueError(ValueError, AssertionError):
     """An argument of the right type with a value that cannot be meant."""
 
 
-class InvalidIndexError(TypeError, IndexError, AssertionError):
-    """An index of a type that cannot index."""
+class InvalidIndexError(IndexError, AssertionError):
+    """An index beyond the ends, or one that cannot index."""
+
+
+class InvalidKeyError(KeyError, AssertionError):
+    """A key that must be there and is not, or must not be there and is."""
+
+    def __str__(self) -> str:
+        # A KeyError prints the repr of its message.
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
