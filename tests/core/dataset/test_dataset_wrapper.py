@@ -62,7 +62,7 @@ def test_meta_information_of_all_must_agree(make):
 
 def test_meta_information_of_another_type_is_a_type_error(make):
     with pytest.raises(TypeError, match="of classes in the 2-th dataset should be the same"):
-        ConcatDataset([make(1, meta={"classes": ["a"]}), make(1, meta={"classes": ("a",)})])
+        ConcatDataset([make(1, metainfo={"classes": c}) for c in (["a"], ("a",))])
 
 
 def test_arrays_in_meta_information_are_compared(make):
