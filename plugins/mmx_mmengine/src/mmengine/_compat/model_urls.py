@@ -8,6 +8,7 @@ import os
 from importlib import resources
 from typing import Any
 
+from mmengine._compat.helpers import _get_mmengine_home
 from mmx.logging import print_log
 
 
@@ -25,10 +26,10 @@ def get_deprecated_model_names() -> dict[str, str]:
 def get_external_models() -> dict[str, str]:
     """Return the addresses behind ``open-mmlab://``: name -> URL or file name.
 
-    ``open_mmlab.json`` in the folder of `get_home` (``$MMENGINE_HOME``) adds to them.
+    ``open_mmlab.json`` in the folder of `_get_mmengine_home` (``$MMENGINE_HOME``) adds to them.
     """
     models = _table("open_mmlab")
-    own = os.path.join(get_home(), "open_mmlab.json")
+    own = os.path.join(_get_mmengine_home(), "open_mmlab.json")
     if os.path.isfile(own):
         with open(own, encoding="utf-8") as file:
             models.update(json.load(file))
@@ -63,23 +64,12 @@ def get_torchvision_models() -> dict[str, str]:
     return models
 
 
-def get_home() -> str:
-    """Return the folder for a user's own tables; it is made if need be.
-
-    ``$MMENGINE_HOME``, else ``$XDG_CACHE_HOME/mmengine``, else ``~/.cache/mmengine``.
-    """
-    cache = os.getenv("XDG_CACHE_HOME", "~/.cache")
-    folder = os.path.expanduser(os.getenv("MMENGINE_HOME", os.path.join(cache, "mmengine")))
-    os.makedirs(folder, exist_ok=True)
-    return folder
-
-
 def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
     """Load ``open-mmlab://NAME`` or ``openmmlab://NAME``.
 
     Raises:
         KeyError: No such name.
-        FileNotFoundError: The name stands for a file in `get_home` that is not there.
+        FileNotFoundError: The name stands for a file in `_get_mmengine_home` that is not there.
     """
     from mmx.checkpoint.load import load_from_http, load_from_local
 
@@ -96,7 +86,7 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
     address = _address(models, name, filename)
     if address.startswith(("http://", "https://")):
         return load_from_http(address, map_location=map_location)
-    return load_from_local(os.path.join(get_home(), address), map_location)
+    return load_from_local(os.path.join(_get_mmengine_home(), address), map_location)
 
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
@@ -105,19 +95,11 @@ def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
     Raises:
         KeyError: No such name.
     """
+    from mmengine._compat.torch_helpers import _process_mmcls_checkpoint
     from mmx.checkpoint.load import load_from_http
 
     address = _address(get_mmcls_models(), filename.partition("://")[2], filename)
-    checkpoint = load_from_http(address, map_location=map_location)
-    prefix = "backbone."
-    state = checkpoint.get("state_dict", checkpoint)
-    return {
-        "state_dict": {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-    }
+    return _process_mmcls_checkpoint(load_from_http(address, map_location=map_location))
 
 
 def _address(models: dict[str, str], name: str, filename: str) -> str:

@@ -5,7 +5,7 @@ has not imported the package.
 """
 
 from mmx.checkpoint.schemes import announce_scheme
-from mmx.registry import HOOKS, STRATEGIES
+from mmx.registry import HOOKS, OPTIM_WRAPPERS, STRATEGIES
 from mmx.registry.plugins import REFUSED
 from mmx_registry import trust
 from mmx_registry.scope import alias_scope
@@ -14,6 +14,7 @@ alias_scope("mmengine", "mmx")
 
 # Parts that only old configs name.
 HOOKS.add_locations("mmengine._compat.npu")
+OPTIM_WRAPPERS.add_locations("mmengine._compat.deepspeed")
 STRATEGIES.add_locations("mmengine._compat.colossalai")
 
 # Dotted paths such as ``type='mmengine.model.ImgDataPreprocessor'`` lead to objects of mmx; what may
