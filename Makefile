@@ -48,7 +48,7 @@ bench: $(SETUP)  ## Print how we compare with our peers, as ratios
 lock: $(SETUP)  ## Write requirements/lock.txt from requirements/dev.in
 	@$(BIN)/pip install -q --upgrade -r requirements/dev.in
 	@{ echo "# Written by 'make lock' from dev.in; every version that the project is tested with."; \
-	   $(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; \
+	   $(BIN)/pip freeze --exclude-editable --exclude pip --exclude wheel --exclude mmengine | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; \
 	 } > requirements/lock.txt
 
 clean:  ## Remove the environment and what runs left behind
