@@ -135,7 +135,7 @@ def test_duplicates_are_left_out_on_request(lines):
     model = nn.ModuleDict(dict(a=shared, b=nn.ModuleList([shared])))
     wrapper = build(model, dict(bypass_duplicate=True))
     assert [[shared.weight], [shared.bias]] == [g["params"] for g in wrapper.optimizer.param_groups]
-    assert "b.0.weight is duplicate. It is skipped since bypass_duplicate=True" in lines
+    assert "b.0 is duplicate. It is skipped since bypass_duplicate=True (b.0.weight)" in lines
     with pytest.raises(ValueError, match="parameters appear in more than one parameter group"):
         build(model, dict(bias_lr_mult=1))
 
@@ -284,3 +284,12 @@ def test_an_optimizer_may_name_its_parameters_otherwise(isolated):
     model = nn.Linear(1, 1)
     wrapper = build(model, None, "Hybrid", weight_decay=None)
     assert list(model.parameters()) == wrapper.optimizer.param_groups[0]["params"]
+
+
+def test_decay_of_flat_parameters_without_decay_is_warned_of(lines):
+    model = nn.BatchNorm1d(2)
+    constructor = DefaultOptimWrapperConstructor(
+        dict(optimizer=dict(type="SGD", lr=0.1)), dict(flat_decay_mult=0.0)
+    )
+    assert constructor(model).optimizer.param_groups[0]["weight_decay"] == 0
+    assert any("flat_decay_mult does nothing" in line for line in lines)

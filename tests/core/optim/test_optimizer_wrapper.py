@@ -456,3 +456,19 @@ def test_an_update_does_not_wait_for_the_device(isolated):
             wrapper.update_params(model(batch).pow(2).mean())
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(accumulative_counts=0),
+        dict(clip_grad="norm"),
+        dict(clip_grad={}),
+        dict(clip_grad=dict(type="norm")),
+    ],
+)
+def test_wrong_arguments_are_failed_assertions_to_old_code(wrong):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    with pytest.raises(AssertionError):
+        OptimWrapper(optimizer, **wrong)
+    assert OptimWrapper(optimizer).clip_grad_kwargs is None

@@ -105,3 +105,12 @@ def test_the_representation_shows_all():
 def test_a_scheduler_is_of_one_of_them():
     with pytest.raises(TypeError, match=r"schedules one optimizer.*\['gen', 'disc'\]"):
         StepLR(make(), step_size=1)
+
+
+def test_wrong_names_are_failed_assertions_to_old_code():
+    with pytest.raises(AssertionError, match="Cannot find x in OptimWrapperDict"):
+        make()["x"]
+    with pytest.raises(AssertionError, match="cannot found x in OptimWrapperDict"):
+        make().load_state_dict({"x": {}})
+    with pytest.raises(AssertionError, match="only accept OptimWrapper instance"):
+        OptimWrapperDict(a=1)

@@ -614,3 +614,24 @@ def test_no_warnings_in_a_usual_run():
             wrapper.step()
             for scheduler in pair:
                 scheduler.step()
+
+
+def test_poly_gives_the_numbers_of_mmengine_to_the_last_bit():
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.05)
+    scheduler = PolyLR(optimizer, end=5)
+    found = []
+    for _ in range(5):
+        found += scheduler.get_last_value()
+        optimizer.step()
+        scheduler.step()
+    expected = [0.05, 0.037500000000000006, 0.025000000000000005, 0.012500000000000002, 0.0]
+    assert expected == found
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(epoch_length=None), dict(epoch_length=0), dict(epoch_length=2, by_epoch=False)]
+)
+def test_what_cannot_be_converted_is_a_failed_assertion_to_old_code(wrong):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.05)
+    with pytest.raises(AssertionError):
+        StepLR.build_iter_from_epoch(optimizer, step_size=1, **wrong)

@@ -25,3 +25,7 @@ class InvalidKeyError(KeyError, AssertionError):
     def __str__(self) -> str:
         # A KeyError prints the repr of its message.
         return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+
+
+class MissingPackageError(ImportError, AssertionError):
+    """A package that was asked for is not installed."""

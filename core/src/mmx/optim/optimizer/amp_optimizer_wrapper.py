@@ -11,6 +11,7 @@ from torch import nn
 
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 from mmx.registry import OPTIM_WRAPPERS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -47,14 +48,14 @@ class AmpOptimWrapper(OptimWrapper):
         super().__init__(**kwargs)
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         if name is not None and name not in self.valid_dtypes:
-            raise ValueError(
+            raise InvalidValueError(
                 f"dtype should be any of {self.valid_dtypes} or None, but got {dtype!r}"
             )
         self.cast_dtype: torch.dtype | None = None if name is None else getattr(torch, name)
         self._scale_update_param: float | None = None
         device = self._device_type()
         if not torch.amp.is_autocast_available(device):
-            raise ValueError(
+            raise InvalidValueError(
                 f"``AmpOptimWrapper`` needs a device with mixed precision, which {device!r} is "
                 "not; use OptimWrapper, or train on another device"
             )
@@ -68,7 +69,7 @@ class AmpOptimWrapper(OptimWrapper):
         elif isinstance(loss_scale, dict):
             options = dict(loss_scale)
         else:
-            raise TypeError(
+            raise InvalidTypeError(
                 f'loss_scale must be of type float, dict, or "dynamic", but got {loss_scale!r}'
             )
         self.loss_scaler: torch.amp.GradScaler = _scaler(device, use_fsdp, options)

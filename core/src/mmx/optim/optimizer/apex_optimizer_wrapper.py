@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 from mmx.registry import OPTIM_WRAPPERS
+from mmx.utils.errors import MissingPackageError
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -36,8 +37,8 @@ class ApexOptimWrapper(OptimWrapper):
         try:
             from apex import amp  # type: ignore[import-not-found,unused-ignore]  # optional
         except ImportError as error:
-            raise ImportError(
-                "ApexOptimWrapper needs apex (https://github.com/NVIDIA/apex); "
+            raise MissingPackageError(
+                "Apex is not installed. Please check https://github.com/NVIDIA/apex#linux; "
                 "torch's own mixed precision is AmpOptimWrapper"
             ) from error
         own = {

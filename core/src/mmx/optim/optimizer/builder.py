@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from mmx.logging import print_log
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 from mmx.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
+from mmx.utils.errors import InvalidTypeError
 
 
 def register_torch_optimizers() -> list[str]:
@@ -150,7 +151,9 @@ def build_optim_wrapper(model: nn.Module, cfg: dict[str, Any]) -> OptimWrapper:
         TypeError: ``cfg`` is no dict.
     """
     if not isinstance(cfg, dict):
-        raise TypeError(f"the cfg of an optimizer wrapper should be a dict, but got {type(cfg)}")
+        raise InvalidTypeError(
+            f"the cfg of an optimizer wrapper should be a dict, but got {type(cfg)}"
+        )
     wrapper_cfg = copy.deepcopy(cfg)
     constructor = wrapper_cfg.pop("constructor", "DefaultOptimWrapperConstructor")
     paramwise_cfg = wrapper_cfg.pop("paramwise_cfg", None)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from mmx.logging import print_log
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
 from mmx.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 # By name: the packages that have them are not ours to import.
@@ -82,16 +83,18 @@ class DefaultOptimWrapperConstructor:
         self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
     ) -> None:
         if not isinstance(optim_wrapper_cfg, dict):
-            raise TypeError(f"optimizer_cfg should be a dict, but got {type(optim_wrapper_cfg)}")
+            raise InvalidTypeError(
+                f"optimizer_cfg should be a dict, but got {type(optim_wrapper_cfg)}"
+            )
         if "optimizer" not in optim_wrapper_cfg:
-            raise ValueError(
+            raise InvalidValueError(
                 '`optim_wrapper_cfg` must contain "optimizer" config, for example '
                 f"optimizer=dict(type='SGD', lr=0.1), but has {sorted(optim_wrapper_cfg)}"
             )
         self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer")
         if not isinstance(self.optimizer_cfg, dict):
-            raise TypeError(
+            raise InvalidTypeError(
                 "optimizer should be a dict with the type and arguments of an optimizer, but got "
                 f"{type(self.optimizer_cfg)}"
             )
@@ -105,22 +108,29 @@ class DefaultOptimWrapperConstructor:
 
     def _validate_cfg(self) -> None:
         if not isinstance(self.paramwise_cfg, dict):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"paramwise_cfg should be None or a dict, but got {type(self.paramwise_cfg)}"
             )
         custom_keys = self.paramwise_cfg.get("custom_keys", {})
         if not isinstance(custom_keys, dict):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"If specified, custom_keys must be a dict, but got {type(custom_keys)}"
             )
         for key, settings in custom_keys.items():
             if not isinstance(settings, dict):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"custom_keys[{key!r}] should be a dict such as dict(lr_mult=0.1), but got "
                     f"{settings!r}"
                 )
-        decays = ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult")
+        decays = ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult")
         self._need("weight_decay", "base_wd", self.base_wd, (*decays, "decay_mult"))
+        if self.base_wd is None and self.paramwise_cfg.get("flat_decay_mult") is not None:
+            print_log(
+                "flat_decay_mult does nothing: it multiplies the optimizer's weight_decay, and that "
+                "is not set",
+                logger="current",
+                level=logging.WARNING,
+            )
         rates = ("bias_lr_mult", "dcn_offset_lr_mult")
         self._need("lr", "base_lr", self.base_lr, (*rates, "lr_mult"))
         if "keys" in vars(type(self)):
@@ -144,7 +154,7 @@ class DefaultOptimWrapperConstructor:
             if coefficients[-1] in settings
         ]
         if used:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name} should not be None: paramwise_cfg has {', '.join(used)}, which multiplies "
                 f"the optimizer's {setting}, and that is not set"
             )
@@ -199,8 +209,8 @@ class DefaultOptimWrapperConstructor:
             full_name = f"{prefix}.{name}" if prefix else name
             if bypass_duplicate and self._is_in(group, params):
                 print_log(
-                    f"{full_name} is duplicate. It is skipped since "
-                    f"bypass_duplicate={bypass_duplicate}",
+                    f"{prefix} is duplicate. It is skipped since "
+                    f"bypass_duplicate={bypass_duplicate} ({full_name})",
                     logger="current",
                     level=logging.WARNING,
                 )
@@ -321,7 +331,7 @@ class DefaultOptimWrapperConstructor:
         if callable(kind):
             return kind
         if not isinstance(kind, str):
-            raise ValueError(
+            raise InvalidValueError(
                 "optimizer should have a `type`, for example dict(type='SGD', lr=0.1), but is "
                 f"{self.optimizer_cfg}"
             )
@@ -376,7 +386,7 @@ def _builder_of_many_groups(cls: type[Optimizer]) -> Callable[..., Optimizer]:
                 optimizer.param_groups = earlier
             ids = {id(param) for item in added for param in item["params"]}
             if not seen.isdisjoint(ids):
-                raise ValueError("some parameters appear in more than one parameter group")
+                raise InvalidValueError("some parameters appear in more than one parameter group")
             seen.update(ids)
             earlier.extend(added)
 

@@ -16,6 +16,7 @@ from mmx.logging import MessageHub, print_log
 from mmx.optim.optimizer.base import STATE_VERSION, BaseOptimWrapper
 from mmx.registry import OPTIM_WRAPPERS
 from mmx.utils.dl_utils import has_batch_norm
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -56,15 +57,15 @@ class OptimWrapper(BaseOptimWrapper):
         clip_grad: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer) and not hasattr(optimizer, "param_groups"):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"`optimizer` should be a torch.optim.Optimizer, but got {type(optimizer).__name__}"
             )
         if isinstance(accumulative_counts, bool) or not isinstance(accumulative_counts, int):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"accumulative_counts should be an int, but got {accumulative_counts!r}"
             )
         if accumulative_counts < 1:
-            raise ValueError(
+            raise InvalidValueError(
                 "_accumulative_counts at least greater than or equal to 1, but got "
                 f"{accumulative_counts}"
             )
@@ -72,7 +73,7 @@ class OptimWrapper(BaseOptimWrapper):
         self._accumulative_counts = accumulative_counts
         self.clip_func: Callable[..., torch.Tensor | None] | None = None
         self.grad_name = "grad_norm"
-        self.clip_grad_kwargs: dict[str, Any] = {}
+        self.clip_grad_kwargs: dict[str, Any] | None = None
         if clip_grad is not None:
             self._set_clipping(clip_grad)
         self._message_hub: MessageHub | None = None
@@ -84,7 +85,7 @@ class OptimWrapper(BaseOptimWrapper):
 
     def _set_clipping(self, clip_grad: dict[str, Any]) -> None:
         if not isinstance(clip_grad, dict) or not clip_grad:
-            raise TypeError(
+            raise InvalidTypeError(
                 "If `clip_grad` is not None, it should be a `dict` which is the arguments of "
                 "`torch.nn.utils.clip_grad_norm_` or clip_grad_value_`, such as dict(max_norm=1); "
                 f"got {clip_grad!r}"
@@ -97,9 +98,9 @@ class OptimWrapper(BaseOptimWrapper):
             self.clip_func = clip_grad_value_
             self.grad_name = "grad_value"
         else:
-            raise ValueError(f'type of clip_grad should be "norm" or "value" but got {kind}')
+            raise InvalidValueError(f'type of clip_grad should be "norm" or "value" but got {kind}')
         if not kwargs:
-            raise ValueError(
+            raise InvalidValueError(
                 "`clip_grad` should contain other arguments besides `type`. The arguments should "
                 "match with the `torch.nn.utils.clip_grad_norm_` or clip_grad_value_`"
             )
@@ -193,7 +194,7 @@ class OptimWrapper(BaseOptimWrapper):
         ]
         if not params or self.clip_func is None:
             return
-        norm = self.clip_func(params, **self.clip_grad_kwargs)
+        norm = self.clip_func(params, **(self.clip_grad_kwargs or {}))
         # Clipping by value measures nothing.
         if norm is not None:
             self.message_hub.update_scalar(f"train/{self.grad_name}", norm)
@@ -230,7 +231,7 @@ class OptimWrapper(BaseOptimWrapper):
     def _set_counts(self, inner_count: int, max_counts: int) -> None:
         self._inner_count = inner_count
         self._max_counts = max_counts
-        self._remainder_counts = -1 if max_counts < 0 else max_counts % self._accumulative_counts
+        self._remainder_counts = max_counts % self._accumulative_counts
 
     def _parameters(self) -> list[torch.Tensor]:
         return [param for group in self.optimizer.param_groups for param in group["params"]]
@@ -262,7 +263,7 @@ class OptimWrapper(BaseOptimWrapper):
         if self._max_counts >= 0 and self._inner_count >= self._max_counts - self._remainder_counts:
             factor = self._remainder_counts
             if factor <= 0:
-                raise ValueError(
+                raise InvalidValueError(
                     "loss_factor should be larger than zero! This error could happened when "
                     "initialize_count_status called with an error `init_counts` or `max_counts`: "
                     f"this is iteration {self._inner_count + 1} of {self._max_counts}"
@@ -311,7 +312,7 @@ class OptimWrapper(BaseOptimWrapper):
         if saved is None:
             return
         if saved["version"] > STATE_VERSION:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the state of gradient accumulation is of version {saved['version']}, this mmx "
                 f"reads up to {STATE_VERSION}; load it with the version of mmx that wrote it"
             )
@@ -321,7 +322,7 @@ class OptimWrapper(BaseOptimWrapper):
             return
         params = self._parameters()
         if len(params) != len(gradients):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the accumulated gradients of {len(gradients)} parameters do not fit an optimizer "
                 f"of {len(params)}"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmx.optim.optimizer.optimizer_wrapper import OptimWrapper
+from mmx.utils.errors import InvalidKeyError, InvalidTypeError
 
 
 def _separately(method: str) -> NoReturn:
@@ -36,7 +37,7 @@ class OptimWrapperDict(OptimWrapper):
     def __init__(self, **optim_wrapper_dict: OptimWrapper) -> None:
         for name, wrapper in optim_wrapper_dict.items():
             if not isinstance(wrapper, OptimWrapper):
-                raise TypeError(
+                raise InvalidTypeError(
                     "`OptimWrapperDict` only accept OptimWrapper instance, but got "
                     f"{name}: {type(wrapper)}"
                 )
@@ -137,7 +138,7 @@ class OptimWrapperDict(OptimWrapper):
         """
         for name in state_dict:
             if name not in self.optim_wrappers:
-                raise KeyError(
+                raise InvalidKeyError(
                     f"Mismatched `state_dict`! cannot found {name} in OptimWrapperDict, which "
                     f"has {list(self.optim_wrappers)}"
                 )
@@ -167,7 +168,7 @@ class OptimWrapperDict(OptimWrapper):
 
     def __getitem__(self, key: str) -> OptimWrapper:
         if key not in self.optim_wrappers:
-            raise KeyError(
+            raise InvalidKeyError(
                 f"Cannot find {key} in OptimWrapperDict, please check your optimizer constructor; "
                 f"there are {list(self.optim_wrappers)}"
             )

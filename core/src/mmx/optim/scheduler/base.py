@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from mmx.logging import print_log
 from mmx.optim.optimizer.base import BaseOptimWrapper
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 INF = int(1e9)
 
@@ -79,9 +80,9 @@ class _ParamScheduler:
         self._set_range(begin, end)
         self.by_epoch = by_epoch
         if isinstance(last_step, bool) or not isinstance(last_step, int):
-            raise TypeError(f"last_step should be an int, but got {last_step!r}")
+            raise InvalidTypeError(f"last_step should be an int, but got {last_step!r}")
         if last_step < -1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"last_step should be -1 for a new schedule or a number of steps done, but got "
                 f"{last_step}"
             )
@@ -96,7 +97,7 @@ class _ParamScheduler:
 
     def _attach(self, optimizer: OptimizerType) -> None:
         if not isinstance(optimizer, Optimizer | BaseOptimWrapper):
-            raise TypeError(
+            raise InvalidTypeError(
                 "``optimizer`` should be an Optimizer or OptimWrapper, but got "
                 f"{type(optimizer).__name__}"
             )
@@ -106,7 +107,9 @@ class _ParamScheduler:
 
     def _set_range(self, begin: int, end: int) -> None:
         if end <= begin:
-            raise ValueError(f"end should be larger than begin, but got begin={begin}, end={end}")
+            raise InvalidValueError(
+                f"end should be larger than begin, but got begin={begin}, end={end}"
+            )
         self.begin = begin
         self.end = end
 
@@ -116,7 +119,7 @@ class _ParamScheduler:
         key = f"initial_{name}"
         groups = self.optimizer.param_groups
         if not isinstance(groups, list):
-            raise TypeError(
+            raise InvalidTypeError(
                 "a scheduler schedules one optimizer, but got "
                 f"{type(self.optimizer).__name__}: build one for each of {list(groups)}"
             )
@@ -245,7 +248,7 @@ class _ParamScheduler:
         state = dict(state_dict)
         version = state.pop("version", 0)
         if isinstance(version, int) and version > STATE_VERSION:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the state of {type(self).__name__} is of version {version}, this mmx reads up "
                 f"to {STATE_VERSION}; load it with the version of mmx that wrote it"
             )
@@ -396,12 +399,14 @@ class _BuildsFromEpochs:
             ValueError: ``by_epoch`` is False, or ``epoch_length`` is not positive.
         """
         if not by_epoch:
-            raise ValueError(
+            raise InvalidValueError(
                 "Only epoch-based kwargs whose `by_epoch=True` can be converted to iter-based: "
                 "drop convert_to_iter_based, or set by_epoch=True"
             )
         if epoch_length is None or epoch_length <= 0:
-            raise ValueError(f"`epoch_length` must be a positive integer, but got {epoch_length}.")
+            raise InvalidValueError(
+                f"`epoch_length` must be a positive integer, but got {epoch_length}."
+            )
         kwargs = cls._epochs_to_iterations(kwargs, epoch_length)
         build: Callable[..., Any] = cls
         return build(

@@ -17,6 +17,7 @@ from mmx.optim.scheduler.param_scheduler import (
     StepParamScheduler,
 )
 from mmx.registry import PARAM_SCHEDULERS
+from mmx.utils.errors import InvalidValueError
 
 
 class MomentumSchedulerMixin:
@@ -32,7 +33,7 @@ class MomentumSchedulerMixin:
         self.use_betas = False
         if "momentum" not in optimizer.defaults:
             if "betas" not in optimizer.defaults:
-                raise ValueError(
+                raise InvalidValueError(
                     "optimizer must support momentum when using momentum scheduler, and "
                     f"{type(getattr(optimizer, 'optimizer', optimizer)).__name__} has neither "
                     "`momentum` nor `betas`"

@@ -15,6 +15,7 @@ from mmx.optim.scheduler.plateau import (
     ReduceOnPlateauParamScheduler as ReduceOnPlateauParamScheduler,
 )
 from mmx.registry import PARAM_SCHEDULERS
+from mmx.utils.errors import InvalidValueError
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -48,7 +49,7 @@ class StepParamScheduler(_BuildsFromEpochs, _RatioScheduler):
         verbose: bool = False,
     ) -> None:
         if step_size <= 0:
-            raise ValueError(f"step_size should be positive, but got {step_size}")
+            raise InvalidValueError(f"step_size should be positive, but got {step_size}")
         self.step_size = step_size
         self.gamma = gamma
         super().__init__(
@@ -153,7 +154,9 @@ class ConstantParamScheduler(_BuildsFromEpochs, _RatioScheduler):
         verbose: bool = False,
     ) -> None:
         if factor > 1.0 or factor < 0:
-            raise ValueError(f"Constant multiplicative factor should between 0 and 1. Got {factor}")
+            raise InvalidValueError(
+                f"Constant multiplicative factor should between 0 and 1. Got {factor}"
+            )
         self.factor = factor
         self.total_iters = end - begin - 1
         super().__init__(
@@ -266,12 +269,12 @@ class CosineAnnealingParamScheduler(_BuildsFromEpochs, _WithLow):
         eta_min_ratio: float | None = None,
     ) -> None:
         if eta_min is not None and eta_min_ratio is not None:
-            raise ValueError(
+            raise InvalidValueError(
                 "Either `eta_min` or `eta_min_ratio` should be specified, not both: got "
                 f"eta_min={eta_min}, eta_min_ratio={eta_min_ratio}"
             )
         if T_max is not None and T_max <= 0:
-            raise ValueError(f"T_max should be positive, but got {T_max}")
+            raise InvalidValueError(f"T_max should be positive, but got {T_max}")
         self.T_max = end - begin if T_max is None else T_max
         self.eta_min = 0.0 if eta_min is None and eta_min_ratio is None else eta_min
         self.eta_min_ratio = eta_min_ratio
@@ -333,11 +336,11 @@ class LinearParamScheduler(_BuildsFromEpochs, _RatioScheduler):
         verbose: bool = False,
     ) -> None:
         if start_factor > 1.0 or start_factor < 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Starting multiplicative factor should between 0 and 1. Got {start_factor}"
             )
         if end_factor > 1.0 or end_factor < 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Ending multiplicative factor should between 0 and 1. Got {end_factor}"
             )
         self.start_factor = start_factor
@@ -473,12 +476,14 @@ class OneCycleParamScheduler(_BuildsFromEpochs, _ParamScheduler):
         if total_steps is None:
             total_steps = end - begin
         elif total_steps <= 0 or not isinstance(total_steps, int):
-            raise ValueError(f"Expected positive integer total_steps, but got {total_steps}")
+            raise InvalidValueError(f"Expected positive integer total_steps, but got {total_steps}")
         self.total_steps = total_steps
         if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
-            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+            raise InvalidValueError(
+                f"Expected float between 0 and 1 pct_start, but got {pct_start}"
+            )
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
+            raise InvalidValueError(
                 f'anneal_strategy must by one of "cos" or "linear", instead got {anneal_strategy}'
             )
         self.anneal_strategy = anneal_strategy
@@ -512,7 +517,7 @@ class OneCycleParamScheduler(_BuildsFromEpochs, _ParamScheduler):
             return [value] * len(groups)
         expected = len(_inner(optimizer).param_groups)
         if len(value) not in (expected, len(groups)):
-            raise ValueError(f"expected {expected} values for {name}, got {len(value)}")
+            raise InvalidValueError(f"expected {expected} values for {name}, got {len(value)}")
         # The wrapper's base settings follow the first group.
         return [*value, *[value[0]] * (len(groups) - len(value))]
 
@@ -524,7 +529,7 @@ class OneCycleParamScheduler(_BuildsFromEpochs, _ParamScheduler):
     def _get_value(self) -> list[Any]:
         step = self.last_step
         if step > self.total_steps:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Tried to step {step + 1} times. The specified number of total steps is "
                 f"{self.total_steps}: set total_steps to the length of training, or `end` to stop"
             )
@@ -596,12 +601,12 @@ class CosineRestartParamScheduler(_BuildsFromEpochs, _WithLow):
         verbose: bool = False,
     ) -> None:
         if (eta_min is None) == (eta_min_ratio is None):
-            raise ValueError(
+            raise InvalidValueError(
                 "exactly one of `eta_min` and `eta_min_ratio` should be specified, but got "
                 f"eta_min={eta_min}, eta_min_ratio={eta_min_ratio}"
             )
         if len(periods) != len(restart_weights):
-            raise ValueError(
+            raise InvalidValueError(
                 "periods and restart_weights should have the same length, but got "
                 f"{len(periods)} periods and {len(restart_weights)} weights"
             )

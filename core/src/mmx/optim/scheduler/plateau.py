@@ -7,6 +7,7 @@ from typing import Any
 
 from mmx.optim.scheduler.base import INF, OptimizerType, _count_steps, _inner, _ParamScheduler
 from mmx.registry import PARAM_SCHEDULERS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -80,13 +81,13 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
         self._attach(optimizer)
         self.param_name = param_name
         if not by_epoch:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Now {type(self).__name__} only support by_epoch=True: validation follows epochs"
             )
         self.by_epoch = by_epoch
         self._set_range(begin, end)
         if factor >= 1.0:
-            raise ValueError(f"Factor should be < 1.0. Got {factor}")
+            raise InvalidValueError(f"Factor should be < 1.0. Got {factor}")
         self.factor = factor
         self._set_base_values(last_step)
         # What is set is the present value; first ones are kept for others only.
@@ -110,7 +111,7 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
             return [min_value] * len(groups)  # type: ignore[list-item]  # a number, as just seen
         expected = len(_inner(self.optimizer).param_groups)
         if len(min_value) not in (expected, len(groups)):
-            raise ValueError(f"expected {expected} min_lrs, got {len(min_value)}")
+            raise InvalidValueError(f"expected {expected} min_lrs, got {len(min_value)}")
         # The wrapper's base settings follow the last group.
         return [*min_value, *[min_value[-1]] * (len(groups) - len(min_value))]
 
@@ -127,7 +128,7 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
             self._known_values = None
             return
         if not isinstance(metrics, Mapping):
-            raise TypeError(f"metrics type should be dict, but got type {type(metrics)}")
+            raise InvalidTypeError(f"metrics type should be dict, but got type {type(metrics)}")
         if not self.begin <= self._global_step < self.end:
             return
         if metrics.get(self.monitor) is None:
@@ -157,7 +158,7 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
         try:
             return float(value) if not isinstance(value, str) else _no_number(value)
         except (TypeError, ValueError):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"the metric {self.monitor!r} should be a number to be compared, but is {value!r}"
             ) from None
 
@@ -185,9 +186,9 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
 
     def _init_is_better(self, rule: str, threshold: float, threshold_rule: str) -> None:
         if rule not in ("less", "greater"):
-            raise ValueError(f"mode {rule} is unknown! rule should be 'less' or 'greater'")
+            raise InvalidValueError(f"mode {rule} is unknown! rule should be 'less' or 'greater'")
         if threshold_rule not in ("rel", "abs"):
-            raise ValueError(
+            raise InvalidValueError(
                 f"threshold mode {threshold_rule} is unknown! threshold_rule should be 'rel' or "
                 "'abs'"
             )
@@ -203,4 +204,4 @@ class ReduceOnPlateauParamScheduler(_ParamScheduler):
 
 
 def _no_number(value: str) -> float:
-    raise ValueError(value)
+    raise InvalidValueError(value)
