@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -41,7 +41,7 @@ class AliasLoader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return the module of mmx, whole: other threads see it or nothing, never a husk."""
         real = importlib.import_module(self.target)
-        extra.extend(real)
+        extra.import_homonyms(real)
         self._own_spec = real.__spec__
         return real
 
@@ -73,8 +73,21 @@ class AliasLoader(Loader):
         return None if method is None else method(self.target)
 
 
+class ExtendingLoader(SourceFileLoader):
+    """Loads a module of mmx that has further names under the old name."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module, then give it the names."""
+        super().exec_module(module)
+        extra.extend(module)
+
+
 class AliasFinder(MetaPathFinder):
-    """Finds ``mmengine.<...>``; stands before the finder that looks into folders."""
+    """Finds ``mmengine.<...>``; stands before the finder that looks into folders.
+
+    Modules of mmx that have further names under the old name are seen to as well: mmx may import
+    them before anyone asks by the old name.
+    """
 
     def find_spec(
         self,
@@ -83,6 +96,11 @@ class AliasFinder(MetaPathFinder):
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Return a spec whose loader gives the module of mmx, or None where mmx has none."""
+        if fullname in extra.EXTRA:
+            spec = PathFinder.find_spec(fullname, path, target)
+            if spec is not None and type(spec.loader) is SourceFileLoader:
+                spec.loader = ExtendingLoader(spec.loader.name, spec.loader.path)
+            return spec
         if not fullname.startswith(f"{PACKAGE}."):
             return None
         if fullname.split(".", 2)[1] in OWN:
@@ -104,6 +122,9 @@ class AliasFinder(MetaPathFinder):
 
 
 def install() -> None:
-    """Put the finder first, once."""
+    """Put the finder first, once, and see to what was imported before."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, AliasFinder())
+    for name in extra.EXTRA:
+        if name in sys.modules:
+            extra.extend(sys.modules[name])

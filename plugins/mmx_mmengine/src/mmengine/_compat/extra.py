@@ -151,9 +151,12 @@ class _Extended(ModuleType):
 
 def extend(module: ModuleType) -> None:
     """Let a module of mmx find its further names; what it has itself goes first."""
-    for name in HOMONYMS.get(module.__name__, ()):
-        homonym = importlib.import_module(f"{module.__name__}.{name}")
-        extend(homonym)
-        sys.modules[homonym.__name__.replace("mmx.", "mmengine.", 1)] = homonym
     if module.__name__ in EXTRA and not isinstance(module, _Extended):
         module.__class__ = _Extended
+
+
+def import_homonyms(package: ModuleType) -> None:
+    """Import what `HOMONYMS` lists under the old name too, without touching the package."""
+    for name in HOMONYMS.get(package.__name__, ()):
+        homonym = importlib.import_module(f"{package.__name__}.{name}")
+        sys.modules[homonym.__name__.replace("mmx.", "mmengine.", 1)] = homonym

@@ -57,13 +57,13 @@ class MultiProcessTestCase(unittest.TestCase):
 
     MAIN_PROCESS_RANK = -1
 
-    def __init__(self, method_name: str = "runTest") -> None:
-        super().__init__(method_name)
+    def __init__(self, methodName: str = "runTest") -> None:
+        super().__init__(methodName)
         self.rank = self.MAIN_PROCESS_RANK
-        function = getattr(self, method_name, None)
+        function = getattr(self, methodName, None)
         if function is not None:
             self._function_of_test: Callable[[], Any] = function
-            setattr(self, method_name, self.join_or_run(function))
+            setattr(self, methodName, self.join_or_run(function))
 
     @property
     def world_size(self) -> int:
