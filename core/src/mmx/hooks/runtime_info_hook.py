@@ -37,6 +37,7 @@ class RuntimeInfoHook(Hook):
         self._hub: Any = None
         self._facts: dict[str, Any] = {}
         self._log_rate: Callable[[float], None] | None = None
+        self._log_losses: Callable[[dict[str, Any]], None] | None = None
 
     def before_run(self, runner: RunnerLike) -> None:
         """Tell what the run is."""
@@ -84,10 +85,11 @@ class RuntimeInfoHook(Hook):
                 hub.update_scalar("train/lr", rate)
             return
         hub.update_info("iter", runner.iter)
-        self._hub, self._wrapper, self._log_rate = hub, wrapper, None
+        self._hub, self._wrapper, self._log_rate, self._log_losses = hub, wrapper, None, None
         self._plain_optimizer = _optimizer_with_one_rate(wrapper)
         if self._plain_optimizer is not None and isinstance(hub, MessageHub):
             self._facts, self._log_rate = hub.runtime_info, hub.lane("train/lr")
+            self._log_losses = hub.row_lane("train/")
         rates = wrapper.get_lr()
         if not isinstance(rates, dict):
             raise TypeError(
@@ -105,7 +107,11 @@ class RuntimeInfoHook(Hook):
         outputs: dict[str, Any] | None = None,
     ) -> None:
         """Hand the iteration's losses on, all at once and as they are."""
-        if outputs is not None:
+        if outputs is None:
+            return
+        if self._log_losses is not None and runner.message_hub is self._hub:
+            self._log_losses(outputs)
+        else:
             runner.message_hub.update_row("train/", outputs)
 
     def before_val(self, runner: RunnerLike) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from mmx.checkpoint import find_latest_checkpoint, unwrap
 from mmx.config import Config
 from mmx.device import get_device
-from mmx.dist import get_rank, get_world_size, master_only
+from mmx.dist import get_rank, get_world_size, master_only, share_failure
 from mmx.evaluator import BaseMetric, Evaluator
 from mmx.hooks.hook import Hook
 from mmx.hooks.priority import Priority, get_priority
@@ -54,6 +54,9 @@ from mmx.visualization import Visualizer
 
 ConfigType: TypeAlias = Mapping[str, Any] | Config
 ReviseKeys = list[tuple[str, str]]
+
+# Loops that keep their counters where they are read quickest.
+_STANDARD_LOOPS = frozenset((EpochBasedTrainLoop, IterBasedTrainLoop))
 
 
 @RUNNERS.register_module()
@@ -359,10 +362,10 @@ class Runner:
     @property
     def iter(self) -> int:
         """Finished iterations; inside ``after_train_iter`` the 0-based number of the current one."""
-        try:
-            return self._train_loop.iter  # type: ignore[no-any-return, union-attr]
-        except AttributeError:  # no loop yet, or one that does not count
-            return 0
+        loop: Any = self._train_loop
+        if loop.__class__ in _STANDARD_LOOPS:  # asked several times in each iteration
+            return loop._state.iter
+        return 0 if loop is None or isinstance(loop, dict) else getattr(loop, "iter", 0)
 
     @property
     def launcher(self) -> str:
@@ -941,7 +944,11 @@ class Runner:
                 raise stop.ending() from None
             except BaseException as error:
                 self._tear_down(error)
-                self._finish_hooks(error)
+                # On every rank the same cause: a rank that waited for this one learns of it.
+                shared = share_failure(error)
+                self._finish_hooks(shared)
+                if shared is not error:
+                    raise shared from error
                 raise
 
     def _tear_down(self, error: BaseException) -> None:

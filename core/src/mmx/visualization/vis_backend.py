@@ -169,7 +169,8 @@ def to_number(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) else None
 
 
-_JSON_TYPES = frozenset((float, int, str, bool, type(None)))
+# What JSON writes as it is; np.float64 is a float.
+_JSON_TYPES = frozenset((float, int, str, bool, type(None), np.float64))
 
 
 def to_plain(value: Any) -> Any:
@@ -177,7 +178,7 @@ def to_plain(value: Any) -> Any:
     if type(value) in _JSON_TYPES:
         return value
     if isinstance(value, Mapping):
-        return {str(k): to_plain(v) for k, v in value.items()}
+        return {str(k): v if type(v) in _JSON_TYPES else to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [to_plain(v) for v in value]
     if isinstance(value, torch.Tensor):
