@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("mmx.cli.run_cmd", "train", "Train the model of a config."),
     "val": ("mmx.cli.run_cmd", "val", "Validate a checkpoint on the validation set."),
     "test": ("mmx.cli.run_cmd", "test", "Test a checkpoint on the test set."),
+    "launch": ("mmx.cli.launch_cmd", "command", "Run a command in several processes."),
     "predict": ("mmx.cli.predict_cmd", "command", "Run a trained model on inputs."),
     "config": ("mmx.cli.config_cmd", "command", "Show, check and compare configs."),
     "registry": ("mmx.cli.registry_cmd", "command", "Search what is registered."),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mmx.dist.dist import gather as gather
     from mmx.dist.dist import gather_object as gather_object
     from mmx.dist.dist import sync_random_seed as sync_random_seed
+    from mmx.dist.failures import PeerError as PeerError
+    from mmx.dist.failures import share_failure as share_failure
     from mmx.dist.objects import CollectiveError as CollectiveError
     from mmx.dist.utils import AbsentRanksError as AbsentRanksError
     from mmx.dist.utils import MissingEnvironmentError as MissingEnvironmentError
@@ -59,6 +61,7 @@ else:
                 "gather_object",
                 "sync_random_seed",
             ],
+            "failures": ["PeerError", "share_failure"],
             "objects": ["CollectiveError"],
             "utils": [
                 "AbsentRanksError",

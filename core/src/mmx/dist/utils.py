@@ -16,6 +16,7 @@ from torch import distributed as torch_dist
 from torch.distributed import ProcessGroup
 
 from mmx.device import get_device
+from mmx.dist import failures
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -183,9 +184,13 @@ def _start(
     else:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = _meet(rank, world_size, startup_timeout)
-        torch_dist.init_process_group(
-            backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
-        )
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        with failures.watching(store, hosts_store=rank == 0 and not agent):
+            torch_dist.init_process_group(
+                backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
+            )
+            get_object_group()
+        return
     # Here all ranks are together; later a rank might be alone when it needs the group.
     get_object_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmx.dist import get_object_group, get_world_size
+from mmx.dist import get_comm_device, get_default_group, get_object_group, get_world_size
 from mmx.runner.state import TrainState
 
 
@@ -72,6 +73,8 @@ class StopAgreement:
         self._state = state
         self._alone = get_world_size() == 1
         self._group = None if self._alone else get_object_group()
+        # Of the collectives of training: the group itself waits as long as an evaluation may take.
+        self._timeout = None if self._alone else _timeout_of(get_default_group())
         self._flag = torch.zeros(1, dtype=torch.int64)
         self._pending: Any = None
         self._agreed = 0
@@ -86,7 +89,7 @@ class StopAgreement:
         if self._alone:
             return self._state.stop_signal
         if self._pending is not None:
-            self._pending.wait()
+            self._pending.wait(self._timeout)
             self._agreed = int(self._flag)
         self._flag.fill_(self._state.stop_signal)
         self._pending = torch.distributed.all_reduce(
@@ -97,5 +100,14 @@ class StopAgreement:
     def close(self) -> None:
         """Wait for the exchange that is under way; each rank calls it where the loop ends."""
         if self._pending is not None:
-            self._pending.wait()
+            self._pending.wait(self._timeout)
             self._pending = None
+
+
+def _timeout_of(group: Any) -> datetime.timedelta:
+    """Return how long a group's collectives wait for an absent rank."""
+    backend = group._get_backend(
+        torch.device("cpu") if get_comm_device(group).type == "cpu" else get_comm_device(group)
+    )
+    timeout: datetime.timedelta = backend.options._timeout
+    return timeout
