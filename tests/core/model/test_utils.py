@@ -11,11 +11,16 @@ from torch import nn
 from mmx.model import (
     BaseModel,
     BaseTTAModel,
+    ExponentialMovingAverage,
+    ImgDataPreprocessor,
     convert_sync_batchnorm,
     detect_anomalous_params,
     is_model_wrapper,
     merge_dict,
     revert_sync_batchnorm,
+    stack_batch,
+    update_init_info,
+    xavier_init,
 )
 from mmx.model.efficient_conv_bn_eval import (
     turn_on_efficient_conv_bn_eval,
@@ -66,7 +71,7 @@ def test_synchronised_normalisation_is_reverted_with_its_weights_and_statistics(
 def test_another_implementation_is_an_error():
     with pytest.raises(ValueError, match='sync_bn should be "torch" or "mmcv", but got x'):
         convert_sync_batchnorm(conv_net(), "x")
-    with pytest.raises(ImportError, match="sync_bn='mmcv' needs mmcv"):
+    with pytest.raises(ModuleNotFoundError, match="mmcv"):
         convert_sync_batchnorm(conv_net(), "mmcv")
 
 
@@ -201,3 +206,30 @@ def test_what_cannot_be_augmented_is_an_error():
         Joined(Echo()).test_step("x")
     with pytest.raises(NotImplementedError, match="Please call `test_step`"):
         Joined(Echo())(1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: stack_batch("x"),
+        lambda: stack_batch([]),
+        lambda: merge_dict({}, 1),
+        lambda: xavier_init(nn.Linear(1, 1), distribution="x"),
+        lambda: ImgDataPreprocessor(mean=[1, 2, 3]),
+        lambda: ImgDataPreprocessor(bgr_to_rgb=True, rgb_to_bgr=True),
+        lambda: ImgDataPreprocessor()({"inputs": torch.ones(3, 4, 5)}),
+        lambda: ExponentialMovingAverage(nn.Linear(1, 1), momentum=1.5),
+        lambda: update_init_info(nn.Linear(1, 1), "x"),
+    ],
+)
+def test_wrong_arguments_are_failed_assertions_to_old_code(wrong):
+    with pytest.raises(AssertionError):
+        wrong()
+
+
+def test_parameters_without_part_in_the_loss_are_logged_in_the_order_of_the_model(capsys):
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    found = detect_anomalous_params(model[0](torch.ones(1, 1)).sum(), model)
+    assert {"1.weight", "1.bias"} == found
+    text = capsys.readouterr().out
+    assert -1 < text.index("1.weight with shape") < text.index("1.bias with shape")

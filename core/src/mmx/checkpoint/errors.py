@@ -25,3 +25,7 @@ class UnsafeCheckpointError(CheckpointError):
     def __init__(self, message: str, *, filename: str = "", global_name: str = "") -> None:
         super().__init__(message, filename=filename)
         self.global_name = global_name
+
+
+class MissingPrefixError(CheckpointError, AssertionError):
+    """No weight of a checkpoint has the prefix; MMEngine asserts that one has."""

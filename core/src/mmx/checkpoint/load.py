@@ -17,7 +17,12 @@ import numpy as np
 import torch
 
 from mmx.checkpoint import schemes
-from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError, UnsafeCheckpointError
+from mmx.checkpoint.errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    MissingPrefixError,
+    UnsafeCheckpointError,
+)
 from mmx.logging import HistoryBuffer, print_log
 
 Logger = logging.Logger | str | None
@@ -418,7 +423,7 @@ def _load_checkpoint_with_prefix(
     part = OrderedDict((k[len(prefix) :], v) for k, v in state_dict.items() if k.startswith(prefix))
     if not part:
         heads = sorted({k.split(".", 1)[0] for k in state_dict})
-        raise CheckpointError(
+        raise MissingPrefixError(
             f"{prefix} is not in the pretrained model {filename}: its keys start with {', '.join(heads[:10])}",
             filename=str(filename),
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmx.logging import print_log
 from mmx.registry import MODELS
+from mmx.utils.errors import InvalidValueError
 
 
 def averaged_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class BaseAveragedModel(nn.Module):
     ) -> None:
         super().__init__()
         if interval < 1:
-            raise ValueError(f"interval must be at least 1, but got {interval}")
+            raise InvalidValueError(f"interval must be at least 1, but got {interval}")
         self.module = _copy_of(model).requires_grad_(False)
         self.interval = interval
         if device is not None:
@@ -282,13 +283,13 @@ def _buffers(root: nn.Module) -> dict[str, Slot]:
 
 def _partner(name: str, ours: Slot, sources: dict[str, Slot], model: nn.Module) -> Slot:
     if name not in sources:
-        raise ValueError(
+        raise InvalidValueError(
             f"the model ({type(model).__name__}) has no {name!r}, which is averaged: it should have "
             "the structure of the model that the average was made from"
         )
     average, source = _tensor(ours), _tensor(sources[name])
     if average.shape != source.shape:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name!r} has shape {tuple(source.shape)} in the model and {tuple(average.shape)} in its "
             "average: it should have the structure of the model that the average was made from"
         )
@@ -404,7 +405,7 @@ class ExponentialMovingAverage(BaseAveragedModel):
     ) -> None:
         super().__init__(model, interval, device, update_buffers)
         if not 0.0 < momentum < 1.0:
-            raise ValueError(f"momentum must be in range (0.0, 1.0) but got {momentum}")
+            raise InvalidValueError(f"momentum must be in range (0.0, 1.0) but got {momentum}")
         if momentum > 0.5:
             print_log(
                 "The value of momentum in EMA is usually a small number, which is different from the "
@@ -459,7 +460,7 @@ class MomentumAnnealingEMA(ExponentialMovingAverage):
     ) -> None:
         super().__init__(model, momentum, interval, device, update_buffers)
         if gamma <= 0:
-            raise ValueError(f"gamma must be greater than 0, but got {gamma}")
+            raise InvalidValueError(f"gamma must be greater than 0, but got {gamma}")
         self.gamma = gamma
 
     def _momentum_at(self, steps: int) -> float:

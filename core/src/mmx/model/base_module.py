@@ -17,6 +17,7 @@ from mmx.dist import master_only
 from mmx.logging import MMLogger, print_log
 from mmx.model.weight_init import PretrainedInit, initialize, mean_value, update_init_info
 from mmx.model.wrappers.utils import is_model_wrapper
+from mmx.utils.errors import InvalidTypeError
 
 InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 
@@ -30,7 +31,7 @@ def _checked(init_cfg: Any, owner: str) -> list[dict[str, Any]]:
     """
     configs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
     if not isinstance(configs, (list, tuple)) or not all(isinstance(c, dict) for c in configs):
-        raise TypeError(
+        raise InvalidTypeError(
             f"init_cfg of {owner} must be a dict or a list of dict, but got {init_cfg!r}"
         )
     for cfg in configs:

@@ -10,6 +10,7 @@ from torch import nn
 from mmx.model.base_model import BaseModel
 from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
+from mmx.utils.errors import InvalidTypeError
 
 DATA_BATCH = list[dict[str, Any]] | dict[str, list[Any]] | tuple[Any, ...]
 
@@ -44,11 +45,11 @@ class BaseTTAModel(BaseModel):
                 module = {**module, "data_preprocessor": data_preprocessor}
             self.module = MODELS.build(module)
         else:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"The type of module should be a `nn.Module` instance or a dict, but got {module}"
             )
         if not hasattr(self.module, "test_step"):
-            raise TypeError("Model wrapped by BaseTTAModel must implement `test_step`!")
+            raise InvalidTypeError("Model wrapped by BaseTTAModel must implement `test_step`!")
 
     @abstractmethod
     def merge_preds(self, data_samples_list: list[list[BaseDataElement]]) -> list[BaseDataElement]:
@@ -80,7 +81,7 @@ class BaseTTAModel(BaseModel):
             count = len(data[0])
             data_list = [[value[i] for value in data] for i in range(count)]
         else:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"data given by dataLoader should be a dict, tuple or a list, but got {type(data)}"
             )
         predictions = [self.module.test_step(part) for part in data_list]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmx.logging import print_log
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 
 def stack_batch(
@@ -30,11 +31,11 @@ def stack_batch(
         ValueError: It is empty, or the dimensions differ.
     """
     if not isinstance(tensor_list, list):
-        raise TypeError(f"Expected input type to be list, but got {type(tensor_list)}")
+        raise InvalidTypeError(f"Expected input type to be list, but got {type(tensor_list)}")
     if not tensor_list:
-        raise ValueError("`tensor_list` could not be an empty list")
+        raise InvalidValueError("`tensor_list` could not be an empty list")
     if len({tensor.ndim for tensor in tensor_list}) != 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"Expected the dimensions of all tensors must be the same, but got {[t.ndim for t in tensor_list]}"
         )
     dim = tensor_list[0].dim()
@@ -74,20 +75,29 @@ def detect_anomalous_params(loss: Tensor, model: nn.Module) -> set[str]:
         if hasattr(node, "variable"):
             in_graph.add(node.variable)
         stack.extend(parent for parent, _ in node.next_functions)
-    names = {n for n, p in model.named_parameters() if p not in in_graph and p.requires_grad}
-    for name in sorted(names):
+    parameters = model.named_parameters()
+    names = [name for name, p in parameters if p not in in_graph and p.requires_grad]
+    for name in names:
         print_log(
             f"{name} with shape {model.get_parameter(name).size()} is not in the computational graph",
             logger="current",
             level=logging.ERROR,
         )
-    return names
+    return set(names)
 
 
 def merge_dict(*args: dict[Any, Any]) -> dict[Any, Any]:
-    """Return the union of dicts; later ones win."""
+    """Return the union of dicts; later ones win.
+
+    Raises:
+        TypeError: An argument is no dict.
+    """
     output: dict[Any, Any] = {}
     for item in args:
+        if not isinstance(item, dict):
+            raise InvalidTypeError(
+                f"all arguments of merge_dict should be a dict, but got {type(item)}"
+            )
         output.update(item)
     return output
 
@@ -146,11 +156,12 @@ def convert_sync_batchnorm(module: Any, implementation: str = "torch") -> Any:
     if implementation == "torch":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     if implementation != "mmcv":
-        raise ValueError(f'sync_bn should be "torch" or "mmcv", but got {implementation}')
+        raise InvalidValueError(f'sync_bn should be "torch" or "mmcv", but got {implementation}')
     try:
         from mmcv.ops import SyncBatchNorm  # type: ignore[import-not-found,unused-ignore]  # optional
     except ImportError as error:
-        raise ImportError("sync_bn='mmcv' needs mmcv with its compiled operators") from error
+        error.add_note("sync_bn='mmcv' needs mmcv with its compiled operators")
+        raise
     result: Any = module
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         result = SyncBatchNorm(

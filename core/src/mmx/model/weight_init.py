@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmx.logging import print_log
 from mmx.registry import WEIGHT_INITIALIZERS, build_from_cfg
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 
 def mean_value(param: Tensor) -> float | complex:
@@ -40,10 +41,10 @@ def update_init_info(module: nn.Module, init_info: str) -> None:
     """
     table = getattr(module, "_params_init_info", None)
     if table is None:
-        raise ValueError(f"Can not find `_params_init_info` in {module}")
+        raise InvalidValueError(f"Can not find `_params_init_info` in {module}")
     for name, param in module.named_parameters():
         if param not in table:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Find a new :obj:`Parameter` named `{name}` during executing the `init_weights` of "
                 f"`{module.__class__.__name__}`. Please do not add or replace parameters during executing "
                 "the `init_weights`."
@@ -138,7 +139,7 @@ def bias_init_with_prob(prior_prob: float) -> float:
 
 def _check_distribution(distribution: str) -> None:
     if distribution not in ("uniform", "normal"):
-        raise ValueError(f"distribution must be 'uniform' or 'normal', got {distribution!r}")
+        raise InvalidValueError(f"distribution must be 'uniform' or 'normal', got {distribution!r}")
 
 
 def _get_bases_name(module: nn.Module) -> list[str]:
@@ -167,11 +168,11 @@ class BaseInit:
     ) -> None:
         self.wholemodule = False
         if not isinstance(bias, (int, float)):
-            raise TypeError(f"bias must be a number, but got a {type(bias)}")
+            raise InvalidTypeError(f"bias must be a number, but got a {type(bias)}")
         if bias_prob is not None and not isinstance(bias_prob, float):
-            raise TypeError(f"bias_prob type must be float, but got {type(bias_prob)}")
+            raise InvalidTypeError(f"bias_prob type must be float, but got {type(bias_prob)}")
         if layer is not None and not isinstance(layer, (str, list)):
-            raise TypeError(f"layer must be a str or a list of str, but got a {type(layer)}")
+            raise InvalidTypeError(f"layer must be a str or a list of str, but got a {type(layer)}")
         self.layer: Sequence[str] = [layer] if isinstance(layer, str) else (layer or [])
         self.bias = bias if bias_prob is None else bias_init_with_prob(bias_prob)
 
@@ -298,7 +299,7 @@ class UniformInit(BaseInit):
         **kwargs: As for :class:`BaseInit`.
     """
 
-    def __init__(self, a: float = 0.0, b: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, a: float = 0, b: float = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.a = a
         self.b = b
@@ -409,17 +410,21 @@ def _initialize_override(
     module: nn.Module, override: dict[str, Any] | list[Any], cfg: dict[str, Any]
 ) -> None:
     if not isinstance(override, (dict, list)):
-        raise TypeError(f"override must be a dict or a list of dict, but got {type(override)}")
+        raise InvalidTypeError(
+            f"override must be a dict or a list of dict, but got {type(override)}"
+        )
     for override_ in [override] if isinstance(override, dict) else override:
         cp_override = copy.deepcopy(override_)
         name = cp_override.pop("name", None)
         if name is None:
-            raise ValueError(f'`override` must contain the key "name", but got {cp_override}')
+            raise InvalidValueError(
+                f'`override` must contain the key "name", but got {cp_override}'
+            )
         if not cp_override:
             # Only a name: initialise it as `cfg` says.
             cp_override.update(cfg)
         elif "type" not in cp_override:
-            raise ValueError(f'`override` need "type" key, but got {cp_override}')
+            raise InvalidValueError(f'`override` need "type" key, but got {cp_override}')
         if not hasattr(module, name):
             raise RuntimeError(
                 f"module did not have attribute {name}, but init_cfg is {cp_override}."
@@ -440,7 +445,9 @@ def initialize(module: nn.Module, init_cfg: dict[str, Any] | list[dict[str, Any]
         TypeError: ``init_cfg`` is of another type.
     """
     if not isinstance(init_cfg, (dict, list)):
-        raise TypeError(f"init_cfg must be a dict or a list of dict, but got {type(init_cfg)}")
+        raise InvalidTypeError(
+            f"init_cfg must be a dict or a list of dict, but got {type(init_cfg)}"
+        )
     for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg:
         cp_cfg = copy.deepcopy(dict(cfg))
         override = cp_cfg.pop("override", None)

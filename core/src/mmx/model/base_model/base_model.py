@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmx.model.base_model.data_preprocessor import BaseDataPreprocessor, _vendor_device
 from mmx.model.base_module import BaseModule, InitCfg
 from mmx.registry import MODELS
+from mmx.utils.errors import InvalidTypeError
 
 
 class BaseModel(BaseModule):
@@ -39,7 +40,7 @@ class BaseModel(BaseModule):
         elif isinstance(data_preprocessor, dict):
             self.data_preprocessor = MODELS.build(data_preprocessor)
         else:
-            raise TypeError(
+            raise InvalidTypeError(
                 "data_preprocessor should be a `dict` or `nn.Module` instance, but got "
                 f"{type(data_preprocessor)}"
             )
@@ -104,7 +105,7 @@ class BaseModel(BaseModule):
             elif isinstance(value, list) and all(isinstance(v, Tensor) for v in value):
                 mean = _sum([_mean(v) for v in value])
             else:
-                raise TypeError(f"{name} is not a tensor or list of tensors")
+                raise InvalidTypeError(f"{name} is not a tensor or list of tensors")
             parsed[name] = mean
             if "loss" in name:
                 terms.append(mean)
@@ -173,7 +174,7 @@ class BaseModel(BaseModule):
             return self(**data, mode=mode)
         if isinstance(data, (list, tuple)):
             return self(*data, mode=mode)
-        raise TypeError(
+        raise InvalidTypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
 

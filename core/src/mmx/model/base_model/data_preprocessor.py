@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from mmx.model.utils import stack_batch
 from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 # What batches hold beside tensors: nothing is to be done for these.
 _PLAIN = frozenset({str, bytes, int, float, bool, np.ndarray})
@@ -179,15 +180,17 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking)
         if bgr_to_rgb and rgb_to_bgr:
-            raise ValueError("`bgr2rgb` and `rgb2bgr` cannot be set to True at the same time")
+            raise InvalidValueError(
+                "`bgr2rgb` and `rgb2bgr` cannot be set to True at the same time"
+            )
         if (mean is None) != (std is None):
-            raise ValueError(
+            raise InvalidValueError(
                 f"mean and std should be both None or both given, but got mean={mean} and std={std}"
             )
         if mean is not None and std is not None:
             for name, values in (("mean", mean), ("std", std)):
                 if len(values) not in (1, 3):
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"`{name}` should have 1 or 3 values, to be compatible with RGB or gray image, "
                         f"but got {len(values)}"
                     )
@@ -210,7 +213,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     def _swap(self, imgs: Tensor, channel_axis: int) -> Tensor:
         channels = imgs.shape[channel_axis]
         if channels < 3:
-            raise ValueError(
+            raise InvalidValueError(
                 "`bgr_to_rgb` and `rgb_to_bgr` swap the first and third channel, "
                 f"but got images with {channels}, of shape {tuple(imgs.shape)}"
             )
@@ -240,7 +243,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         """
         data = self.cast_data(data)
         if not isinstance(data, dict) or "inputs" not in data:
-            raise TypeError(
+            raise InvalidTypeError(
                 "ImgDataPreprocessor expects a dict with the key 'inputs', as `pseudo_collate` gives, "
                 f"but got {_described(data)}"
             )
@@ -252,13 +255,13 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
             batch = self._batch(list(inputs))
         elif isinstance(inputs, Tensor):
             if inputs.dim() != 4:
-                raise ValueError(
+                raise InvalidValueError(
                     "The input of `ImgDataPreprocessor` should be a NCHW tensor or a list of tensor, "
                     f"but got a tensor with shape: {inputs.shape}"
                 )
             batch = self._pad(self._normalise(inputs, 1))
         else:
-            raise TypeError(
+            raise InvalidTypeError(
                 "Output of `cast_data` should be a dict of list/tuple with inputs and data_samples, "
                 f"but got {type(data)} with inputs of {type(inputs)}: they should be a list of tensors "
                 "or a tensor"
@@ -313,7 +316,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
     def _check_image(self, img: Tensor) -> None:
         channels = 3 if self._channel_conversion and img.dim() == 3 and img.shape[0] > 3 else None
         if img.dim() != 3 or (channels or img.shape[0]) != 3:
-            raise ValueError(
+            raise InvalidValueError(
                 "If the mean has 3 values, the input tensor should in shape of (3, H, W), "
                 f"but got the tensor with shape {tuple(img.shape)}"
             )
