@@ -22,6 +22,7 @@ COMMANDS = {
     "config": ("mmx.cli.config_cmd", "command", "Show, check and compare configs."),
     "registry": ("mmx.cli.registry_cmd", "command", "Search what is registered."),
     "plugins": ("mmx.cli.plugins_cmd", "command", "List plugins and find out what ails them."),
+    "doctor": ("mmx.cli.doctor_cmd", "command", "Look for what MMEngine code lacks here."),
     "new": ("mmx.cli.new_cmd", "command", "Write a new plugin to start from."),
     "plot": ("mmx.cli.plot_cmd", "command", "Plot learning rates and logs."),
     "report": ("mmx.cli.report_cmd", "command", "Write a run's report as one HTML page."),
