@@ -12,13 +12,13 @@ from mmengine.version import __version__ as __version__
 from mmengine.version import version_info as version_info
 from mmx.version import __version__ as mmx_version
 
+# The version of the engine behind the name.
+__mmx_version__ = mmx_version
+
 conflict.check()
 alias.install()
 # The scope. Last, since it may be what makes a broken installation known.
 importlib.import_module("mmengine._compat.plugin")
-
-# The version of the engine behind the name.
-__mmx_version__ = mmx_version
 
 # Modules whose public names are names of the package too.
 _SOURCES = ("config", "fileio", "logging", "registry", "utils")

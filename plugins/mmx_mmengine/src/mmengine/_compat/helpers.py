@@ -103,7 +103,7 @@ def _lazy2string(cfg_dict: Any, dict_type: type | None = None) -> Any:
     if isinstance(cfg_dict, (list, tuple)):
         return type(cfg_dict)(_lazy2string(value, dict_type) for value in cfg_dict)
     if isinstance(cfg_dict, (LazyAttr, LazyObject)):
-        return str(cfg_dict)
+        return str(cfg_dict.dotted_path)
     return cfg_dict
 
 

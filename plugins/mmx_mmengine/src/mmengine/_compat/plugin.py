@@ -4,11 +4,18 @@ Imported with the package, and by the registry where a config names the scope in
 has not imported the package.
 """
 
+import sys
+
+from mmengine._compat import conflict
 from mmx.checkpoint.schemes import announce_scheme
 from mmx.registry import HOOKS, OPTIM_WRAPPERS, STRATEGIES
 from mmx.registry.plugins import REFUSED
 from mmx_registry import trust
 from mmx_registry.scope import alias_scope
+
+if not hasattr(sys.modules["mmengine"], "__mmx_version__"):
+    # The real package was installed over this one: its files lie in our folder.
+    conflict.check()
 
 alias_scope("mmengine", "mmx")
 
