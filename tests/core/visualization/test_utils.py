@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmx.visualization import LocalVisBackend, Visualizer
 from mmx.visualization.utils import (
     check_length,
     check_type,
@@ -24,7 +25,9 @@ def test_checks():
     check_type_and_length("a", [1, 2], list, 1)
     with pytest.raises(TypeError, match="`a` should be <class 'str'>  but got <class 'int'>"):
         check_type("a", 1, str)
-    with pytest.raises(ValueError, match="length of a must greater than or equal to 2, but got 1"):
+    with pytest.raises(
+        ValueError, match="length of a must equal with or greater than 2, but got 1"
+    ):
         check_type_and_length("a", [1], list, 2)
 
 
@@ -81,3 +84,28 @@ def test_waiting_ends_with_the_key_the_time_or_the_window():
     assert canvas.stopped
     canvas.events = [CloseEvent("close_event", canvas)]
     assert wait_continue(canvas.figure) == 1
+
+
+def test_heat_maps_have_the_colours_of_opencv():
+    ramp = convert_overlay_heatmap(np.arange(256, dtype=np.float32).reshape(16, 16)).reshape(-1, 3)
+    expected = {0: [0, 0, 128], 33: [0, 4, 255], 96: [2, 255, 254], 159: [254, 255, 1]}
+    assert expected == {level: ramp[level].tolist() for level in expected}
+    # Fractions of a level are cut off.
+    assert convert_overlay_heatmap(np.array([[0, 0.999, 255]]))[0, 1].tolist() == [0, 0, 128]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: check_type_and_length("x", [1], list, 2),
+        lambda: color_val_matplotlib((0, 0, 300)),
+        lambda: convert_overlay_heatmap(np.zeros((2, 2, 2, 2))),
+        lambda: Visualizer(image=np.zeros((9, 9, 3))).draw_bboxes(np.array([1, 1, 2])),
+        lambda: Visualizer.draw_featmap(np.zeros((2, 3, 4))),
+        lambda: LocalVisBackend("d", scalar_save_file="a.yaml"),
+        lambda: LocalVisBackend("d", config_save_file="a.txt"),
+    ],
+)
+def test_wrong_arguments_are_failed_assertions_to_old_code(wrong):
+    with pytest.raises(AssertionError):
+        wrong()

@@ -394,12 +394,17 @@ def test_wandb_settings_reach_the_library(tmp_path, config, fake):
     backend.add_graph("model", None)
     backend.add_scalar("m", np.float32(1), step=2)
     wandb.init.assert_called_once_with(dir=str(tmp_path), project="p", id="abc", resume="allow")
-    run.define_metric.assert_any_call(name="a", step_metric="epoch")
+    wandb.define_metric.assert_any_call(name="a", step_metric="epoch")
     run.log_code.assert_called_once_with(name="code")
     run.watch.assert_called_once_with("model", log="all")
     run.log.assert_called_once_with({"m": 1.0, "step": 2}, commit=False)
-    for wrong, message in ((3, "should be a dict or a list"), ([3], "should hold dicts")):
-        with pytest.raises(TypeError, match=message):
+    WandbVisBackend(str(tmp_path), define_metric_cfg={"acc": "max"}).add_scalar("a", 1)
+    wandb.define_metric.assert_any_call("acc", summary="max")
+    for wrong, error, message in (
+        (3, ValueError, "should be dict or list"),
+        ([3], TypeError, "should hold dicts"),
+    ):
+        with pytest.raises(error, match=message):
             WandbVisBackend(str(tmp_path), define_metric_cfg=wrong).add_scalar("a", 1)
 
 

@@ -192,7 +192,7 @@ def test_wrong_shapes_are_explained(visualizer, method, arguments, error, messag
 
 
 def test_lists_of_styles_must_be_long_enough(visualizer):
-    with pytest.raises(ValueError, match="length of colors must greater than or equal to 2"):
+    with pytest.raises(ValueError, match="length of colors must equal with or greater than 2"):
         visualizer.draw_texts(["a", "b"], torch.tensor([[5, 5], [6, 6]]), colors=["r"])
     with pytest.raises(ValueError, match="a mask's color should be 3 numbers"):
         visualizer.draw_binary_masks(np.ones((HEIGHT, WIDTH), bool), colors=(300, 0, 0))
@@ -257,8 +257,8 @@ def test_feature_maps_become_pictures(options, shape):
 def test_the_smallest_value_is_blue_and_the_largest_red():
     featmap = torch.arange(480.0).reshape(6, 8, 10)
     picture = Visualizer.draw_featmap(featmap)
-    assert picture[0, 0].tolist() == [0, 0, 127]
-    assert picture[-1, -1].tolist() == [127, 0, 0]
+    assert picture[0, 0].tolist() == [0, 0, 128]
+    assert picture[-1, -1].tolist() == [128, 0, 0]
     on_white = Visualizer.draw_featmap(featmap, np.full((8, 10, 3), 255, np.uint8), alpha=0.25)
     assert on_white[0, 0].tolist() == [191, 191, 223]
     assert len(np.unique(Visualizer.draw_featmap(torch.ones(2, 4, 4)).reshape(-1, 3), axis=0)) == 1
@@ -369,7 +369,7 @@ def test_wrong_backends_are_refused(tmp_path):
     for wrong in ([3], "LocalVisBackend", 3):
         with pytest.raises(TypeError, match="must be a list of dicts or a list of BaseBackend"):
             Visualizer(vis_backends=wrong, save_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="vis_backend name LocalVisBackend already exists"):
+    with pytest.raises(RuntimeError, match="vis_backend name LocalVisBackend already exists"):
         Visualizer(vis_backends=[dict(type="LocalVisBackend")] * 2, save_dir=str(tmp_path))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,7 +55,7 @@ def check_type(name: str, value: Any, valid_type: Types) -> None:
         TypeError: It is not.
     """
     if not isinstance(value, valid_type):
-        raise TypeError(f"`{name}` should be {valid_type}  but got {type(value)}")
+        raise InvalidTypeError(f"`{name}` should be {valid_type}  but got {type(value)}")
 
 
 def check_length(name: str, value: Any, valid_length: int) -> None:
@@ -62,8 +65,8 @@ def check_length(name: str, value: Any, valid_length: int) -> None:
         ValueError: It is.
     """
     if isinstance(value, list) and len(value) < valid_length:
-        raise ValueError(
-            f"The length of {name} must greater than or equal to {valid_length}, but got "
+        raise InvalidValueError(
+            f"The length of {name} must equal with or greater than {valid_length}, but got "
             f"{len(value)}"
         )
 
@@ -90,11 +93,11 @@ def color_val_matplotlib(colors: Color | list[Color]) -> Color | list[Color]:
         return colors
     if isinstance(colors, tuple):
         if not all(0 <= channel <= 255 for channel in colors):
-            raise ValueError(f"the channels of a color should be 0 to 255, but got {colors}")
+            raise InvalidValueError(f"the channels of a color should be 0 to 255, but got {colors}")
         return tuple(channel / 255 for channel in colors)
     if isinstance(colors, list):
         return [color_val_matplotlib(color) for color in colors]  # type: ignore[misc]  # no lists in lists
-    raise TypeError(f"Invalid type for color: {type(colors)}")
+    raise InvalidTypeError(f"Invalid type for color: {type(colors)}")
 
 
 def color_str2rgb(color: str) -> tuple[int, ...]:
@@ -125,15 +128,28 @@ def convert_overlay_heatmap(
     if heat.ndim == 3 and heat.shape[0] == 1:
         heat = heat[0]
     if heat.ndim != 2:
-        raise ValueError(f"feat_map should be (H, W) or (1, H, W), but got {heat.shape}")
+        raise InvalidValueError(f"feat_map should be (H, W) or (1, H, W), but got {heat.shape}")
+    # As OpenCV does it, rounded once to single precision: fractions of a level are cut off.
     low, high = float(heat.min()), float(heat.max())
-    levels = np.zeros(heat.shape) if high == low else (heat - low) / (high - low) * 255
-    table = require_matplotlib("matplotlib").colormaps["jet"](np.arange(256), bytes=True)[:, :3]
-    colored: np.ndarray[Any, Any] = table[levels.round().astype(np.uint8)]
+    scale = float(np.float32(255 * (1 / (high - low)))) if high > low else 0.0
+    levels = (heat * scale - float(np.float32(low * scale))).astype(np.float32)
+    colored = _jet()[levels.clip(0, 255).astype(np.uint8)]
     if img is None:
         return colored
-    blended = img.astype(np.float64) * (1 - alpha) + colored * alpha
+    blended = img.astype(np.float32) * (1 - alpha) + colored.astype(np.float32) * alpha
     return blended.round().clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _jet() -> np.ndarray[Any, Any]:
+    """Return OpenCV's colour map JET: ``(256, 3)``, uint8, RGB."""
+    level = np.arange(256)
+    red = np.minimum(4 * level - 382, 1148 - 4 * level)
+    green = np.minimum(4 * level - 128, 892 - 4 * level)
+    blue = np.minimum(4 * level + 128, 638 - 4 * level)
+    table = np.stack([red, green, blue], axis=1).clip(0, 255).astype(np.uint8)
+    table[159, 2] = 1  # OpenCV's, by rounding
+    return table
 
 
 def img_from_canvas(canvas: FigureCanvasAgg) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ import torch
 
 from mmx.logging import print_log
 from mmx.registry import VISBACKENDS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.config import Config
@@ -133,7 +134,9 @@ class BaseVisBackend(ABC):
 
     def _items(self, scalar_dict: dict[str, Any], step: int) -> tuple[dict[str, Any], int]:
         if not isinstance(scalar_dict, Mapping):
-            raise TypeError(f"scalar_dict should be a dict, but got {type(scalar_dict).__name__}")
+            raise InvalidTypeError(
+                f"scalar_dict should be a dict, but got {type(scalar_dict).__name__}"
+            )
         items = dict(scalar_dict)
         return items, items.pop("step", step)
 
@@ -199,11 +202,11 @@ def check_image(image: Any) -> None:
         ValueError: It has another dtype or shape.
     """
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"image should be a NumPy array, but got {type(image).__name__}")
+        raise InvalidTypeError(f"image should be a NumPy array, but got {type(image).__name__}")
     if image.dtype != np.uint8:
-        raise ValueError(f"image should have the dtype uint8, but got {image.dtype}")
+        raise InvalidValueError(f"image should have the dtype uint8, but got {image.dtype}")
     if image.ndim not in (2, 3):
-        raise ValueError(f"image should be (H, W) or (H, W, C), but got {image.shape}")
+        raise InvalidValueError(f"image should be (H, W) or (H, W, C), but got {image.shape}")
 
 
 @VISBACKENDS.register_module()
@@ -235,11 +238,11 @@ class LocalVisBackend(BaseVisBackend):
         scalar_save_file: str = "scalars.json",
     ) -> None:
         if not config_save_file.endswith((".py", ".json", ".yaml", ".yml")):
-            raise ValueError(
+            raise InvalidValueError(
                 f"config_save_file should end in .py, .json, .yaml or .yml: {config_save_file!r}"
             )
         if not scalar_save_file.endswith(".json"):
-            raise ValueError(f"scalar_save_file should end in .json: {scalar_save_file!r}")
+            raise InvalidValueError(f"scalar_save_file should end in .json: {scalar_save_file!r}")
         super().__init__(save_dir)
         self._img_save_dir = img_save_dir
         self._config_save_file = config_save_file
@@ -263,7 +266,7 @@ class LocalVisBackend(BaseVisBackend):
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Write the config."""
         if not hasattr(config, "dump"):
-            raise TypeError(f"config should be a Config, but got {type(config).__name__}")
+            raise InvalidTypeError(f"config should be a Config, but got {type(config).__name__}")
         config.dump(self._config_save_file)
 
     @force_init_env
@@ -280,7 +283,7 @@ class LocalVisBackend(BaseVisBackend):
         check_image(image)
         path = os.path.join(self._img_save_dir, f"{name}_{step}.png")
         if not os.path.realpath(path).startswith(os.path.realpath(self._img_save_dir) + os.sep):
-            raise ValueError(f"the image's name {name!r} leads out of {self._img_save_dir}")
+            raise InvalidValueError(f"the image's name {name!r} leads out of {self._img_save_dir}")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_png(path, image)
 
@@ -292,7 +295,7 @@ class LocalVisBackend(BaseVisBackend):
             ValueError: ``value`` is a tensor of more than one element.
         """
         if isinstance(value, torch.Tensor) and value.numel() != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name!r} should be a single number, but is a tensor of shape {tuple(value.shape)}"
             )
         self._dump({name: value, "step": step}, self._scalar_save_file)
@@ -317,17 +320,19 @@ class LocalVisBackend(BaseVisBackend):
             ValueError: ``file_path`` has another ending, or is the scalars' file itself.
         """
         if not isinstance(scalar_dict, Mapping):
-            raise TypeError(f"scalar_dict should be a dict, but got {type(scalar_dict).__name__}")
+            raise InvalidTypeError(
+                f"scalar_dict should be a dict, but got {type(scalar_dict).__name__}"
+            )
         record = {**scalar_dict}
         record.setdefault("step", step)
         if file_path is not None:
             if not file_path.endswith(".json"):
-                raise ValueError(f"file_path should end in .json: {file_path!r}")
+                raise InvalidValueError(f"file_path should end in .json: {file_path!r}")
             second = os.path.join(self._save_dir, file_path)
             # Another file that is open has been compared before.
             is_known = second in self._files and second != self._scalar_save_file
             if not is_known and os.path.abspath(second) == os.path.abspath(self._scalar_save_file):
-                raise ValueError(
+                raise InvalidValueError(
                     "``file_path`` and ``scalar_save_file`` have the same name, please set "
                     "``file_path`` to another value"
                 )
@@ -503,19 +508,24 @@ class WandbVisBackend(BaseVisBackend):
         self._run = wandb.init(**options)
         self._run_id = getattr(self._run, "id", None)
         self._wandb = wandb
-        self._run.define_metric("*", step_metric="step", step_sync=True)
+        # The module's functions speak to the run that has just begun.
+        wandb.define_metric("*", step_metric="step", step_sync=True)
         chosen = self._define_metric_cfg
         if isinstance(chosen, Mapping):
             for metric, summary in chosen.items():
-                self._run.define_metric(metric, step_metric="step", summary=summary)
+                # What a name is given does not come from "*"; two calls are merged.
+                wandb.define_metric(metric, step_metric="step")
+                wandb.define_metric(metric, summary=summary)
         elif isinstance(chosen, list):
             for arguments in chosen:
                 if not isinstance(arguments, Mapping):
-                    raise TypeError(f"define_metric_cfg should hold dicts, but got {arguments!r}")
-                self._run.define_metric(**arguments)
+                    raise InvalidTypeError(
+                        f"define_metric_cfg should hold dicts, but got {arguments!r}"
+                    )
+                wandb.define_metric(**arguments)
         elif chosen is not None:
-            raise TypeError(
-                f"define_metric_cfg should be a dict or a list, but got {type(chosen).__name__}"
+            raise InvalidValueError(
+                f"define_metric_cfg should be dict or list, but got {type(chosen).__name__}"
             )
 
     @property

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from mmx.dist import master_only
 from mmx.logging import print_log
 from mmx.registry import VISBACKENDS, VISUALIZERS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.utils.manager import ManagerMixin
 from mmx.visualization.utils import (
     check_type,
@@ -52,6 +53,10 @@ VisBackends = list[dict[str, Any]] | list[BaseVisBackend] | dict[str, Any] | Bas
 
 _ARRAYS = (np.ndarray, torch.Tensor)
 _REDUCTIONS = ("squeeze_mean", "select_max")
+
+
+class DuplicateBackendError(RuntimeError, ValueError):
+    """Two back ends have one name; MMEngine raises a RuntimeError."""
 
 
 @VISUALIZERS.register_module()
@@ -123,7 +128,7 @@ class Visualizer(ManagerMixin):
         if not isinstance(vis_backends, Sequence) or not all(
             isinstance(backend, Mapping | BaseVisBackend) for backend in vis_backends
         ):
-            raise TypeError(
+            raise InvalidTypeError(
                 "vis_backends must be a list of dicts or a list of BaseBackend instances"
             )
         for given in vis_backends:
@@ -146,7 +151,7 @@ class Visualizer(ManagerMixin):
                 backend = given
             name = type(backend).__name__ if name is None else name
             if name in self._vis_backends:
-                raise ValueError(
+                raise DuplicateBackendError(
                     f"vis_backend name {name} already exists; give one of them another `name`"
                 )
             self._vis_backends[name] = backend
@@ -240,9 +245,9 @@ class Visualizer(ManagerMixin):
             ValueError: It has another shape.
         """
         if not isinstance(image, np.ndarray):
-            raise TypeError(f"image should be a NumPy array, but got {type(image).__name__}")
+            raise InvalidTypeError(f"image should be a NumPy array, but got {type(image).__name__}")
         if image.ndim not in (2, 3) or 0 in image.shape:
-            raise ValueError(f"image should be (H, W) or (H, W, 3), but got {image.shape}")
+            raise InvalidValueError(f"image should be (H, W) or (H, W, 3), but got {image.shape}")
         self._image = image = image.astype("uint8")
         self.width, self.height = image.shape[1], image.shape[0]
         self._default_font_size = max(int(math.sqrt(self.height * self.width)) // 90, 10)
@@ -275,7 +280,9 @@ class Visualizer(ManagerMixin):
 
     def _need_image(self) -> None:
         if self._image is None:
-            raise ValueError("there is no image to draw on; please set image using `set_image`")
+            raise InvalidValueError(
+                "there is no image to draw on; please set image using `set_image`"
+            )
 
     def show(
         self,
@@ -301,7 +308,9 @@ class Visualizer(ManagerMixin):
             ValueError: The back end is unknown.
         """
         if backend not in ("matplotlib", "cv2"):
-            raise ValueError(f'backend should be "matplotlib" or "cv2", but got {backend} instead')
+            raise InvalidValueError(
+                f'backend should be "matplotlib" or "cv2", but got {backend} instead'
+            )
         image = self.get_image() if drawn_img is None else drawn_img
         if backend == "cv2":
             return self._show_in_opencv(image, win_name, wait_time)
@@ -389,7 +398,9 @@ class Visualizer(ManagerMixin):
         points = tensor2ndarray(positions)
         points = points[None] if points.ndim == 1 else points
         if points.shape[-1] != 2:
-            raise ValueError(f"The shape of `positions` should be (N, 2), but got {points.shape}")
+            raise InvalidValueError(
+                f"The shape of `positions` should be (N, 2), but got {points.shape}"
+            )
         colors = color_val_matplotlib(colors)  # type: ignore[arg-type,assignment]  # lists of one kind
         area = None if sizes is None else tensor2ndarray(sizes)
         self.ax_save.scatter(points[:, 0], points[:, 1], c=colors, s=area, marker=marker)
@@ -428,7 +439,7 @@ class Visualizer(ManagerMixin):
         points = tensor2ndarray(positions)
         points = points[None] if points.ndim == 1 else points
         if points.shape != (count, 2):
-            raise ValueError(
+            raise InvalidValueError(
                 f"`positions` should have the shape of ({count}, 2), but got {points.shape}"
             )
         self._warn_unless_inside(points, "text")
@@ -490,12 +501,12 @@ class Visualizer(ManagerMixin):
         check_type("y_datas", y_datas, _ARRAYS)
         x, y = tensor2ndarray(x_datas), tensor2ndarray(y_datas)
         if x.shape != y.shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"`x_datas` and `y_datas` should have the same shape, but got {x.shape} and "
                 f"{y.shape}"
             )
         if x.shape[-1] != 2:
-            raise ValueError(f"The shape of `x_datas` should be (N, 2), but got {x.shape}")
+            raise InvalidValueError(f"The shape of `x_datas` should be (N, 2), but got {x.shape}")
         x, y = (x[None], y[None]) if x.ndim == 1 else (x, y)
         lines = np.stack([x, y], axis=2)
         self._warn_unless_inside(lines, "line")
@@ -538,7 +549,7 @@ class Visualizer(ManagerMixin):
         centers = centers[None] if centers.ndim == 1 else centers
         radii = np.atleast_1d(tensor2ndarray(radius))
         if centers.shape != (radii.shape[0], 2):
-            raise ValueError(
+            raise InvalidValueError(
                 f"The shape of `center` should be (radius.shape, 2), but got {centers.shape}"
             )
         reach = radii[:, None]
@@ -571,9 +582,11 @@ class Visualizer(ManagerMixin):
         boxes = tensor2ndarray(bboxes)
         boxes = boxes[None] if boxes.ndim == 1 else boxes
         if boxes.shape[-1] != 4:
-            raise ValueError(f"The shape of `bboxes` should be (N, 4), but got {boxes.shape}")
+            raise InvalidValueError(
+                f"The shape of `bboxes` should be (N, 4), but got {boxes.shape}"
+            )
         if not ((boxes[:, 0] <= boxes[:, 2]) & (boxes[:, 1] <= boxes[:, 3])).all():
-            raise ValueError(
+            raise InvalidValueError(
                 "`bboxes` should be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, but got "
                 f"{boxes.tolist()}"
             )
@@ -608,7 +621,7 @@ class Visualizer(ManagerMixin):
         corners = [np.asarray(tensor2ndarray(polygon)) for polygon in listed]
         for polygon in corners:
             if polygon.ndim != 2 or polygon.shape[1] != 2:
-                raise ValueError(
+                raise InvalidValueError(
                     f"The shape of each polygon in `polygons` should be (M, 2), but got "
                     f"{polygon.shape}"
                 )
@@ -683,11 +696,13 @@ class Visualizer(ManagerMixin):
         check_type("binary_masks", binary_masks, _ARRAYS)
         masks = tensor2ndarray(binary_masks)
         if masks.dtype != np.bool_:
-            raise ValueError(f"The dtype of binary_masks should be np.bool_, but got {masks.dtype}")
+            raise InvalidValueError(
+                f"The dtype of binary_masks should be np.bool_, but got {masks.dtype}"
+            )
         masks = masks[None] if masks.ndim == 2 else masks
         image = self.get_image()
         if masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
-            raise ValueError(
+            raise InvalidValueError(
                 "`binary_masks` must have the same shape with image: "
                 f"{image.shape[:2]}, but got {masks.shape[-2:]}"
             )
@@ -700,12 +715,13 @@ class Visualizer(ManagerMixin):
         ]
         for color in shades:
             if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
-                raise ValueError(f"a mask's color should be 3 numbers of 0 to 255: {color}")
-        blended = image.astype(np.float64)
+                raise InvalidValueError(f"a mask's color should be 3 numbers of 0 to 255: {color}")
+        blended = image.astype(np.float32)
         opacities = value2list(alphas, (int, float), count)
         for mask, color, opacity in zip(masks, shades, opacities, strict=False):
-            blended[mask] = blended[mask] * (1 - opacity) + np.array(color) * opacity
-        self._show_on_axes(blended.round().astype(np.uint8), "nearest")
+            # Masks that overlap blend whole numbers, one after the other.
+            blended[mask] = (blended[mask] * (1 - opacity) + np.array(color) * opacity).round()
+        self._show_on_axes(blended.astype(np.uint8), "nearest")
         return self
 
     # Feature maps -----------------------------------------------------------------------------
@@ -742,11 +758,11 @@ class Visualizer(ManagerMixin):
             ValueError: Shapes, ``channel_reduction`` or ``arrangement`` do not fit.
         """
         if not isinstance(featmap, torch.Tensor):
-            raise TypeError(f"`featmap` should be torch.Tensor, but got {type(featmap)}")
+            raise InvalidTypeError(f"`featmap` should be torch.Tensor, but got {type(featmap)}")
         if featmap.ndim != 3:
-            raise ValueError(f"Input dimension must be 3, but got {featmap.ndim}")
+            raise InvalidValueError(f"Input dimension must be 3, but got {featmap.ndim}")
         if channel_reduction is not None and channel_reduction not in _REDUCTIONS:
-            raise ValueError(
+            raise InvalidValueError(
                 f'Mode only support "squeeze_mean", "select_max", but got {channel_reduction}'
             )
         featmap = featmap.detach().cpu().float()
@@ -778,7 +794,7 @@ class Visualizer(ManagerMixin):
             return _featmap_as_image(featmap, overlaid_image, alpha)
         rows, columns = arrangement
         if rows * columns < topk:
-            raise ValueError(
+            raise InvalidValueError(
                 "The product of row and col in the `arrangement` is less than topk, please set "
                 f"the `arrangement` correctly: {rows} x {columns} < {topk}"
             )
@@ -968,7 +984,7 @@ def _resized_image(image: Array, shape: tuple[int, int]) -> Array:
 def _featmap_as_image(featmap: torch.Tensor, image: Array | None, alpha: float) -> Array:
     channels = featmap.shape[0]
     if channels not in (1, 3):
-        raise ValueError(
+        raise InvalidValueError(
             "The input tensor channel dimension must be 1 or 3 when topk is less than 1, but the "
             f"channel dimension you input is {channels}, you can use the channel_reduction "
             "parameter or set topk greater than 0 to solve the error"
