@@ -24,6 +24,12 @@ def _isolate() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _engine_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call the engine by its own name, whatever other tests of this process have imported."""
+    monkeypatch.setattr("mmx._engine_name._name", "mmx")
+
+
 @pytest.fixture
 def isolated() -> Iterator[None]:
     """Undo what a test does to random state and torch's settings."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO, Any
 
+from mmx._engine_name import engine_name
 from mmx.logging import terminal
 from mmx.utils.manager import ManagerMixin
 
@@ -172,7 +173,7 @@ class MMLogger(logging.Logger, ManagerMixin):
 
     Args:
         name: Name of the instance.
-        logger_name: What log lines show as the name of the logger.
+        logger_name: What log lines show as the name of the logger. Default: the engine's, ``mmx``.
         log_file: The file; its directory is made. None writes none.
         log_level: Level of the handlers.
         file_mode: How the file is opened: ``'w'`` or ``'a'``.
@@ -193,13 +194,15 @@ class MMLogger(logging.Logger, ManagerMixin):
     def __init__(
         self,
         name: str,
-        logger_name: str = "mmx",
+        logger_name: str | None = None,
         log_file: str | None = None,
         log_level: int | str = "INFO",
         file_mode: str = "w",
         distributed: bool = False,
         file_handler_cfg: dict[str, Any] | None = None,
     ) -> None:
+        if logger_name is None:
+            logger_name = engine_name()
         logging.Logger.__init__(self, logger_name)
         ManagerMixin.__init__(self, name)
         level = _level_number(log_level)
@@ -233,10 +236,10 @@ class MMLogger(logging.Logger, ManagerMixin):
     def get_current_instance(cls) -> MMLogger:
         """Return the logger that is bound in this context, or else the latest created.
 
-        Before any has been created, one named ``mmx`` is.
+        Before any has been created, one with the engine's name, ``mmx``, is.
         """
         if not cls._instance_dict:
-            cls.get_instance("mmx")
+            cls.get_instance(engine_name())
         return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
 
     def callHandlers(self, record: logging.LogRecord) -> None:

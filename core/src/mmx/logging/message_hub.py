@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmx._engine_name import engine_name
 from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
 from mmx.logging.history_buffer import HistoryBuffer
 from mmx.logging.logger import print_log
@@ -137,10 +138,10 @@ class MessageHub(ManagerMixin):
     def get_current_instance(cls) -> MessageHub:
         """Return the hub that is bound in this context, or else the latest created.
 
-        Before any has been created, one named ``mmx`` is.
+        Before any has been created, one with the engine's name, ``mmx``, is.
         """
         if not cls._instance_dict:
-            cls.get_instance("mmx")
+            cls.get_instance(engine_name())
         return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
 
     # Numbers ----------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class FlexibleRunner(Runner):
         log_processor: Any = None,
         log_level: int | str = "INFO",
         visualizer: Any = None,
-        default_scope: str = "mmx",
+        default_scope: str | None = None,
         randomness: dict[str, Any] | None = None,
         compile: bool | dict[str, Any] = False,
         cfg: Any = None,

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmx._engine_name import engine_name
 from mmx.checkpoint import find_latest_checkpoint, unwrap
 from mmx.config import Config
 from mmx.device import get_device
@@ -103,7 +104,7 @@ class Runner:
         log_processor: Formats log lines.
         log_level: Level of the log's handlers; ``'DEBUG'`` also tells what is built.
         visualizer: Where scalars and pictures go; by default local files.
-        default_scope: Scope in which names without a scope are looked up.
+        default_scope: Scope in which names without a scope are looked up. Default: the engine's own.
         randomness: ``seed`` (None draws one), ``diff_rank_seed``, ``deterministic``.
         experiment_name: Name of the run; the time is appended.
         cfg: The full config, for the log, the checkpoints, and the keys ``compile``,
@@ -148,7 +149,7 @@ class Runner:
         log_processor: LogProcessor | dict[str, Any] | None = None,
         log_level: int | str = "INFO",
         visualizer: Visualizer | dict[str, Any] | None = None,
-        default_scope: str = "mmx",
+        default_scope: str | None = None,
         randomness: dict[str, Any] | None = None,
         experiment_name: str | None = None,
         cfg: ConfigType | None = None,
@@ -213,6 +214,8 @@ class Runner:
         self._name_experiment(experiment_name)
         self._log_dir = os.path.join(self._work_dir, self._timestamp)
         mkdir_or_exist(self._log_dir)
+        if default_scope is None:
+            default_scope = engine_name()
         self.default_scope = DefaultScope.get_instance(
             self._instance_name, scope_name=default_scope
         )
@@ -312,7 +315,7 @@ class Runner:
             log_processor=full.get("log_processor"),
             log_level=full.get("log_level", "INFO"),
             visualizer=full.get("visualizer"),
-            default_scope=full.get("default_scope", "mmx"),
+            default_scope=full.get("default_scope"),
             randomness=full.get("randomness"),
             experiment_name=full.get("experiment_name"),
             cfg=full,

@@ -1,0 +1,35 @@
+"""Code that imports the old package sees the old name in logs and default instances."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmengine.logging import MessageHub, MMLogger
+
+
+def test_loggers_and_hubs_go_by_the_old_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "mmengine" == MMLogger.get_current_instance().instance_name
+    assert "mmengine" == MessageHub.get_current_instance().instance_name
+    logger = MMLogger.get_instance("alias-name-test")
+    assert ("mmengine", "alias-name-test") == (logger.name, logger.instance_name)
+    logger.info("hello")
+    assert " - mmengine - INFO - hello" in capsys.readouterr().out
+    assert "shown" == MMLogger("other", logger_name="shown").name
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import mmx.logging", "mmx"),
+        ("import mmengine", "mmx"),
+        ("import mmengine.utils", "mmengine"),
+        ("from mmengine import Config", "mmengine"),
+        ("from mmx.registry import HOOKS; HOOKS.get('mmengine.EMAHook')", "mmx"),
+    ],
+)
+def test_the_name_follows_what_is_imported(statement: str, name: str) -> None:
+    code = (
+        f"{statement}\nfrom mmx._engine_name import engine_name\nassert engine_name() == {name!r}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
