@@ -6,6 +6,7 @@ and unpickled only between the processes of one group, which run the same code.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from itertools import chain, zip_longest
@@ -31,6 +32,7 @@ from mmx.dist.utils import (
     get_object_group,
     get_world_size,
 )
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 _OPERATIONS = {
     "sum": torch_dist.ReduceOp.SUM,
@@ -160,7 +162,7 @@ def broadcast_object_list(data: list[Any], src: int = 0, group: ProcessGroup | N
         CollectiveError: Rank ``src`` cannot pickle its objects; it raises the original error.
     """
     if not isinstance(data, list):
-        raise TypeError(f"data must be a list of objects, but got {type(data)}")
+        raise InvalidTypeError(f"data must be a list of objects, but got {type(data)}")
     if get_world_size(group) == 1:
         return
     group = group if group is not None else get_object_group()
@@ -181,6 +183,7 @@ def all_reduce_dict(
     Args:
         data: Tensors by name, replaced by the results. Names and shapes must be equal on all
             processes, which may hold them in another order; the tensors must be on one device.
+            The mean of integers beside floating-point tensors is floating-point.
         op: As for :func:`all_reduce`.
         group: Process group.
 
@@ -188,12 +191,16 @@ def all_reduce_dict(
         TypeError: ``data`` is no dict.
     """
     if not isinstance(data, dict):
-        raise TypeError(f"data must be a dict of tensors, but got {type(data)}")
+        raise InvalidTypeError(f"data must be a dict of tensors, but got {type(data)}")
     if get_world_size(group) == 1 or not data:
         return
     # Sorted: the order of insertion may differ between processes.
     by_dtype: dict[torch.dtype, list[str]] = {}
+    common = functools.reduce(torch.promote_types, (value.dtype for value in data.values()))
     for key in sorted(data):
+        is_integer = not (data[key].is_floating_point() or data[key].is_complex())
+        if is_integer and common.is_floating_point and op.lower() == "mean":
+            data[key] = data[key].to(common)
         by_dtype.setdefault(data[key].dtype, []).append(key)
     for keys in by_dtype.values():
         tensors = [data[key].detach() for key in keys]
@@ -268,7 +275,7 @@ def collect_results(
             f"device must be one of {', '.join(_RESULT_DEVICES)}, but got {device!r}"
         )
     if tmpdir is not None and device != "cpu":
-        raise ValueError("tmpdir should be None when device is gpu")
+        raise InvalidValueError("tmpdir should be None when device is gpu")
     if get_world_size() == 1:
         return results[:size]
     group = get_object_group() if device == "cpu" else get_default_group()
