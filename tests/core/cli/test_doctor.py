@@ -71,7 +71,8 @@ GOOD = {
         custom_hooks = [dict(type='EMAHook', momentum=1e-4, ema_type='ExponentialMovingAverage')]
         model = dict(type='Net', depth=50, anything=1,
                      neck=dict(type='Sequential', whatever=2),
-                     init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
+                     init_cfg=dict(type='Normal', layer='Conv2d', std=0.01,
+                                   override=dict(type='Normal', name='head', bias_prob=0.1)))
         train_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=True))
         train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=1)
         visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
@@ -87,6 +88,7 @@ GOOD = {
         optim_wrapper.update(dict(type=AmpOptimWrapper, dtype='bfloat16'))
         default_hooks.update(dict(logger=dict(type=LoggerHook, interval=10, priority=1)))
     """,
+    "configs/.hidden/bad.py": "import mmengine.nothing",
     "configs/data.yaml": """
         default_scope: project
         custom_hooks:
@@ -162,6 +164,7 @@ BAD = {
         from mmengine.hooks import LoggerHook
         default_hooks = dict(logger=dict(type=LoggerHook, by_epochs=True))
     """,
+    ".mim/tools/train.py": "from mmcv.runner import init_dist",
     "configs/old.yaml": """
         custom_imports:
           imports: [my_package.models]
@@ -175,6 +178,7 @@ BAD = {
 }
 
 EXPECTED = [
+    (".mim/tools/train.py", 1, "error", "mmcv.runner.init_dist"),
     ("broken.py", 1, "warning", "broken.py"),
     ("configs/lazy.py", 2, "error", "LoggerHook.by_epochs"),
     ("configs/old.json", 3, "error", "EpochBasedTrainLoop.max_epoch"),
@@ -228,7 +232,7 @@ def test_findings_name_what_to_write_instead(tmp_path: Path) -> None:
         "'momentum'?",
         f"{tmp_path}/configs/old.py:2: error: 'lr_config' is a key of configs for mmcv 1.x, which "
         "nothing reads. Use param_scheduler",
-        "6 files read: 23 errors, 6 warnings",
+        "7 files read: 24 errors, 6 warnings",
     ):
         assert text in lines
 

@@ -13,6 +13,8 @@ from mmx.cli.doctor.findings import WARNING, Report
 from mmx.cli.doctor.sources import SourceReader, declared_scopes, registered
 
 _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "build", "dist"})
+# Where installed projects of the family keep their configs and tools.
+_SHIPPED = ".mim"
 
 
 def examine(path: Path) -> Report:
@@ -60,7 +62,9 @@ def examine(path: Path) -> Report:
 def _walk(folder: Path) -> Iterator[Path]:
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(
-            name for name in folders if name not in _SKIPPED and not name.startswith(".")
+            name
+            for name in folders
+            if name not in _SKIPPED and (name == _SHIPPED or not name.startswith("."))
         )
         for name in files:
             if name.endswith((".py", ".yaml", ".yml", ".json")):

@@ -17,6 +17,7 @@ EXTRA = {
     "PARAM_SCHEDULERS": frozenset({"convert_to_iter_based", "epoch_length"}),
     "OPTIM_WRAPPERS": frozenset({"constructor", "paramwise_cfg", "optimizer"}),
     "DATA_SAMPLERS": frozenset({"shuffle"}),
+    "WEIGHT_INITIALIZERS": frozenset({"layer", "name", "override"}),
 }
 # A runner's config may have any key.
 SKIPPED = frozenset({"RUNNERS", "RUNNER_CONSTRUCTORS"})
