@@ -635,3 +635,8 @@ def test_what_cannot_be_converted_is_a_failed_assertion_to_old_code(wrong):
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.05)
     with pytest.raises(AssertionError):
         StepLR.build_iter_from_epoch(optimizer, step_size=1, **wrong)
+
+
+def test_a_step_is_in_the_period_that_ends_after_it():
+    position = CosineRestartParamScheduler.get_position_from_periods
+    assert [0, 0, 1, None] == [position(step, [4, 9]) for step in (0, 3, 4, 9)]

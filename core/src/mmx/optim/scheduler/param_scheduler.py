@@ -625,6 +625,19 @@ class CosineRestartParamScheduler(_BuildsFromEpochs, _WithLow):
             verbose=verbose,
         )
 
+    @staticmethod
+    def get_position_from_periods(iteration: int, cumulative_periods: Sequence[int]) -> int | None:
+        """Return the index of the period that a step is in, None beyond the last.
+
+        Args:
+            iteration: Step, from 0.
+            cumulative_periods: Ends of the periods, exclusive and ascending.
+        """
+        for index, end in enumerate(cumulative_periods):
+            if iteration < end:
+                return index
+        return None
+
     def _ratio(self) -> float | list[Any]:
         step = self.last_step
         if step >= self.cumulative_periods[-1]:
