@@ -286,3 +286,24 @@ def test_each_element_has_its_own_repr_address():
 def test_wrong_arguments_are_failed_assertions_to_old_code(wrong):
     with pytest.raises(AssertionError):
         wrong()
+
+
+def test_the_names_of_fields_are_used_like_sets():
+    fields = FieldNames.fromkeys("ab")
+    assert {"c"} == {"b", "c"} - fields
+    assert {"b"} == {"b", "c"} & fields == fields & {"b", "c"} == fields.intersection("bc")
+    assert {"a", "b", "c"} == {"b", "c"} | fields == fields | {"c"} == fields.union("c")
+    assert {"a", "c"} == {"b", "c"} ^ fields == fields ^ {"b", "c"}
+    assert {"a", "c"} == fields.symmetric_difference("bc")
+    assert {"a"} == fields - {"b"} == fields.difference("b")
+    assert {"a"} <= fields < {"a", "b", "c"}
+    assert fields >= {"a"}
+    assert fields > {"a"}
+    assert fields.issubset("abc")
+    assert fields.issuperset("a")
+    assert fields.isdisjoint("c")
+    other = fields.copy()
+    other.update("c", ["d"])
+    assert ["a", "b", "c", "d"] == list(other)
+    assert "d" == other.pop()
+    assert ["a", "b"] == list(fields)

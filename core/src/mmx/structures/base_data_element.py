@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,14 +45,84 @@ class FieldNames(dict[str, None]):
 
     __hash__ = None  # mutable, as sets are
 
+    # What else a set can do, for code that knows the fields as plain sets. Results are plain sets.
+
+    def pop(self) -> str:  # type: ignore[override]  # a set's
+        """Remove and return a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self.popitem()[0]
+
+    def update(self, *others: Iterable[str]) -> None:  # type: ignore[override]  # a set's
+        """Add all names."""
+        for other in others:
+            for name in other:
+                self[name] = None
+
+    def copy(self) -> FieldNames:
+        """Return a copy."""
+        return FieldNames(self)
+
+    def union(self, *others: Iterable[str]) -> set[str]:
+        """Return the names in any."""
+        return set(self).union(*others)
+
+    def intersection(self, *others: Iterable[str]) -> set[str]:
+        """Return the names in all."""
+        return set(self).intersection(*others)
+
+    def difference(self, *others: Iterable[str]) -> set[str]:
+        """Return the names that are in no other."""
+        return set(self).difference(*others)
+
+    def symmetric_difference(self, other: Iterable[str]) -> set[str]:
+        """Return the names that are in one only."""
+        return set(self).symmetric_difference(other)
+
+    def issubset(self, other: Iterable[str]) -> bool:
+        """Tell whether all names are in the other."""
+        return set(self).issubset(other)
+
+    def issuperset(self, other: Iterable[str]) -> bool:
+        """Tell whether all names of the other are in."""
+        return set(self).issuperset(other)
+
+    def isdisjoint(self, other: Iterable[str]) -> bool:
+        """Tell whether no name is in both."""
+        return set(self).isdisjoint(other)
+
+    def __le__(self, other: Any) -> bool:
+        return set(self) <= set(other)
+
+    def __lt__(self, other: Any) -> bool:
+        return set(self) < set(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return set(self) >= set(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return set(self) > set(other)
+
     def __sub__(self, other: Any) -> set[str]:
         return set(self) - set(other)
+
+    def __rsub__(self, other: Any) -> set[str]:
+        return set(other) - set(self)
 
     def __and__(self, other: Any) -> set[str]:
         return set(self) & set(other)
 
     def __or__(self, other: Any) -> Any:
         return set(self) | set(other)
+
+    def __xor__(self, other: Any) -> set[str]:
+        return set(self) ^ set(other)
+
+    __rand__ = __and__
+    __ror__ = __or__
+    __rxor__ = __xor__
 
     def __repr__(self) -> str:
         return "{" + ", ".join(map(repr, self)) + "}" if self else "set()"
