@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _name = "mmx"
+_versions: dict[str, str] = {}
 
 
 def engine_name() -> str:
@@ -10,11 +13,18 @@ def engine_name() -> str:
     return _name
 
 
-def set_engine_name(name: str) -> None:
+def set_engine_name(name: str, versions: Mapping[str, str] | None = None) -> None:
     """Let the engine go by another name, for packages that stand in for an older one.
 
     Args:
         name: The name; it should be a scope too (see `mmx_registry.scope.alias_scope`).
+        versions: What lists of versions show beside our own: title -> version.
     """
-    global _name
+    global _name, _versions
     _name = name
+    _versions = dict(versions or {})
+
+
+def other_versions() -> dict[str, str]:
+    """Return the versions that `set_engine_name` was told of."""
+    return dict(_versions)

@@ -33,3 +33,21 @@ def test_the_name_follows_what_is_imported(statement: str, name: str) -> None:
         f"{statement}\nfrom mmx._engine_name import engine_name\nassert engine_name() == {name!r}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_environment_lists_both_versions() -> None:
+    import mmx
+    from mmengine.utils.dl_utils import collect_env
+
+    env = collect_env()
+    assert ("0.10.7", mmx.__version__) == (env["MMEngine"], env["MMX"])
+
+
+def test_the_package_is_found_by_its_old_name() -> None:
+    import mmengine
+    from mmengine.utils import get_installed_path, is_installed
+    from mmengine.utils.package_utils import package2module
+
+    assert is_installed("mmengine")
+    assert mmengine.__path__[0] == get_installed_path("mmengine")
+    assert "mmengine" == package2module("mmengine")

@@ -52,11 +52,13 @@ def get_installed_path(package: str) -> str:
             f"{package} is a namespace package, which is invalid for `get_installed_path`"
         ) from error
     # A distribution may hold several packages; the one of its own name is meant.
-    name = package
-    for name in (package, package.replace("-", "_"), package2module(package)):
-        possible = os.path.join(str(found.locate_file("")), name)
-        if os.path.exists(possible):
-            return possible
+    folder = str(found.locate_file(""))
+    for name in (package, package.replace("-", "_")):
+        if os.path.exists(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    name = package2module(package)
+    if os.path.exists(os.path.join(folder, name)):
+        return os.path.join(folder, name)
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is installed, but {name} cannot be found", name=name)
@@ -78,6 +80,10 @@ def package2module(package: str) -> str:
     for module, owners in packages_distributions().items():
         if wanted in owners:
             return module
+    # One that lists no files may still go by the name of its package.
+    module = package.replace("-", "_")
+    if module.isidentifier() and importlib.util.find_spec(module) is not None:
+        return module
     raise ValueError(f"can not infer the module name of {package}")
 
 

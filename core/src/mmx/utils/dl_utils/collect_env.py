@@ -21,6 +21,7 @@ def collect_env() -> OrderedDict[str, Any]:
     import numpy as np
     import torch
 
+    from mmx._engine_name import other_versions
     from mmx.version import __version__
 
     env: OrderedDict[str, Any] = OrderedDict()
@@ -49,6 +50,7 @@ def collect_env() -> OrderedDict[str, Any]:
         version = _version(distributions)
         if version is not None:
             env[key] = version
+    env.update(other_versions())
     env["MMX"] = __version__
     return env
 

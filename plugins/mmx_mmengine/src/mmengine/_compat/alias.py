@@ -12,6 +12,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from mmengine._compat import extra
+from mmengine.version import __version__
 from mmx._engine_name import set_engine_name
 
 PACKAGE = "mmengine"
@@ -43,7 +44,7 @@ class AliasLoader(Loader):
         """Return the module of mmx, whole: other threads see it or nothing, never a husk."""
         real = importlib.import_module(self.target)
         extra.import_homonyms(real)
-        set_engine_name(PACKAGE)
+        set_engine_name(PACKAGE, {"MMEngine": __version__})
         self._own_spec = real.__spec__
         return real
 
