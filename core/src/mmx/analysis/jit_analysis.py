@@ -333,9 +333,10 @@ class JitModelAnalysis:
         ]
         if self._enable_warn_uncalled_mods and uncalled:
             print_log(
-                "The following submodules of the model were never called during the trace of the graph. They may be unused, or "
-                "they were accessed by direct calls to .forward() or via other python methods. In the latter case they "
-                "will have zeros for statistics, though their statistics will still contribute to their parent calling "
+                "The following submodules of the model were never called during the trace of the "
+                "graph. They may be unused, or they were accessed by direct calls to .forward() or "
+                "via other python methods. In the latter case they will have zeros for statistics, "
+                "though their statistics will still contribute to their parent calling "
                 f"module.\n{', '.join(uncalled)}",
                 "current",
                 logging.WARNING,

@@ -24,6 +24,7 @@ from mmx.checkpoint.errors import (
     UnsafeCheckpointError,
 )
 from mmx.logging import HistoryBuffer, print_log
+from mmx.utils.errors import InvalidTypeError
 
 Logger = logging.Logger | str | None
 MapLocation = str | torch.device | Callable[..., Any] | dict[str, str] | None
@@ -260,7 +261,9 @@ class CheckpointLoader:
         if isinstance(prefixes, str):
             prefixes = [prefixes]
         elif not isinstance(prefixes, (list, tuple)):
-            raise TypeError(f"prefixes must be a str, list or tuple, got {type(prefixes).__name__}")
+            raise InvalidTypeError(
+                f"prefixes must be a str, list or tuple, got {type(prefixes).__name__}"
+            )
         for prefix in prefixes:
             if prefix in cls._schemes and not force:
                 raise KeyError(

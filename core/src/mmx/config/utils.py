@@ -8,6 +8,7 @@ from typing import Any
 
 from mmx.config.errors import ConfigFileNotFoundError, ConfigParsingError
 from mmx.config.locate import split_package
+from mmx.utils.errors import InvalidValueError
 
 __all__ = [
     "MODULE2PACKAGE",
@@ -52,13 +53,13 @@ def _get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
     """
     package, path = split_package(cfg_path)
     if package is None or not package or not path:
-        raise ValueError(
+        raise InvalidValueError(
             "`_get_package_and_cfg_path` is used for get external package, please specify the "
             "package name and relative config path, just like "
             f"`mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py`, but got {cfg_path!r}"
         )
     if "::" in package:
-        raise ValueError(
+        raise InvalidValueError(
             "`_get_package_and_cfg_path` takes one '::', between the package and the path of its "
             f"config, but got {cfg_path!r}"
         )
@@ -101,7 +102,7 @@ def _get_cfg_metainfo(package_path: str, cfg_path: str) -> dict[str, Any]:
             Path(cfg_path).as_posix()
         ):
             return model
-    raise ValueError(f"{cfg_path} is in no metafile of {package_path}")
+    raise InvalidValueError(f"{cfg_path} is in no metafile of {package_path}")
 
 
 def _get_external_cfg_path(package_path: str, cfg_file: str) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmx.dataset.utils import worker_init_fn as default_worker_init_fn
 from mmx.dist import get_rank, get_world_size
 from mmx.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 # Keys of ours beside the arguments of torch's DataLoader.
 _OWN_KEYS = ("num_batch_per_epoch", "disable_subprocess_warning")
@@ -81,7 +82,7 @@ def build_dataloader(
     num_batch_per_epoch = cfg.pop("num_batch_per_epoch", None)
     if num_batch_per_epoch is not None:
         if iterable:
-            raise TypeError(
+            raise InvalidTypeError(
                 "dataloader.num_batch_per_epoch cuts data sets with a length, but "
                 f"{type(dataset).__name__} is iterable: end its iteration earlier instead"
             )
@@ -154,7 +155,7 @@ def _check_keys(cfg: Mapping[str, Any]) -> None:
     for key in cfg:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise TypeError(
+            raise InvalidTypeError(
                 f"dataloader.{key} is no argument of a data loader"
                 + (f"; did you mean {near[0]!r}?" if near else "")
                 + f" Known are {', '.join(known)}"
@@ -171,7 +172,7 @@ def _batch_size(cfg: Mapping[str, Any]) -> int:
     size = getattr(batch_sampler, "batch_size", None)
     if size is not None:
         return int(size)
-    raise ValueError(
+    raise InvalidValueError(
         "dataloader.num_batch_per_epoch needs batch_size, in the loader or its batch_sampler"
     )
 
@@ -183,7 +184,7 @@ def _function(cfg: Any, key: str) -> Callable[..., Any] | None:
     if isinstance(cfg, str):
         cfg = {"type": cfg}
     if not isinstance(cfg, Mapping):
-        raise TypeError(
+        raise InvalidTypeError(
             f"{key} should be a dict or callable object, but got {cfg!r} (dataloader.{key})"
         )
     arguments = dict(cfg)
@@ -191,7 +192,7 @@ def _function(cfg: Any, key: str) -> Callable[..., Any] | None:
     with FUNCTIONS.switch_scope_and_registry(arguments.pop("_scope_", None)) as functions:
         function: Any = functions.get(kind) if isinstance(kind, str) else kind
     if not callable(function):
-        raise TypeError(
+        raise InvalidTypeError(
             f"type of {key} should be string or callable object, but got {type(kind)} "
             f"({kind!r}, dataloader.{key}.type)"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from mmx.evaluator.metric import BaseMetric
 from mmx.registry import EVALUATOR, FUNCTIONS, METRICS
 from mmx.structures import BaseDataElement
+from mmx.utils.errors import InvalidValueError
 
 
 @lru_cache(maxsize=256)
@@ -80,7 +81,7 @@ class Evaluator:
             results = metric.evaluate(size)
             for name in results:
                 if name in metrics:
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"There are multiple evaluation results with the same metric name {name}. "
                         "Please make sure all metrics have different prefixes."
                     )
@@ -105,13 +106,13 @@ class Evaluator:
             ValueError: ``data`` and ``data_samples`` differ in length, or ``chunk_size`` is not positive.
         """
         if chunk_size < 1:
-            raise ValueError(f"chunk_size must be positive, got {chunk_size}")
+            raise InvalidValueError(f"chunk_size must be positive, got {chunk_size}")
         if (
             isinstance(data, Sequence)
             and isinstance(data_samples, Sequence)
             and len(data_samples) != len(data)
         ):
-            raise ValueError(
+            raise InvalidValueError(
                 "data_samples and data should have the same length, but got data_samples length: "
                 f"{len(data_samples)} data length: {len(data)}"
             )
@@ -125,7 +126,7 @@ class Evaluator:
             if data_left is not None:
                 items = next(_chunks(data_left, len(chunk)), [])
                 if len(items) != len(chunk):
-                    raise ValueError(
+                    raise InvalidValueError(
                         "data_samples and data should have the same length, but data ended after "
                         f"{size + len(items)} samples"
                     )
@@ -133,7 +134,7 @@ class Evaluator:
             size += len(chunk)
             self.process(chunk, batch)
         if data_left is not None and next(data_left, data_left) is not data_left:
-            raise ValueError(
+            raise InvalidValueError(
                 "data_samples and data should have the same length, but data_samples ended after "
                 f"{size} samples and data goes on"
             )

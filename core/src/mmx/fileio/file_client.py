@@ -16,6 +16,7 @@ from mmx.fileio.backends.local_backend import LocalBackend
 from mmx.fileio.backends.memcached_backend import MemcachedBackend
 from mmx.fileio.backends.petrel_backend import PetrelBackend
 from mmx.fileio.paths import StrPath, parse_uri_prefix
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [
     "BaseStorageBackend",
@@ -89,11 +90,11 @@ class FileClient:
         if backend is None and prefix is None:
             backend = "disk"
         if backend is not None and backend not in cls._backends:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Backend {backend} is not supported. Currently supported ones are {list(cls._backends)}"
             )
         if prefix is not None and prefix not in cls._prefix_to_backends:
-            raise ValueError(
+            raise InvalidValueError(
                 f"prefix {prefix} is not supported. Currently supported ones are {list(cls._prefix_to_backends)}"
             )
         key = ":".join([f"{backend}:{prefix}", *(f"{k}:{v}" for k, v in kwargs.items())])
@@ -138,7 +139,7 @@ class FileClient:
         if file_client_args is not None:
             return cls(**file_client_args)
         if uri is None:
-            raise ValueError("file_client_args or uri must be given")
+            raise InvalidValueError("file_client_args or uri must be given")
         return cls(prefix=cls.parse_uri_prefix(uri))
 
     @classmethod
@@ -150,14 +151,14 @@ class FileClient:
         prefixes: str | list[str] | tuple[str, ...] | None = None,
     ) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"the backend name should be a string, but got {type(name)}")
+            raise InvalidTypeError(f"the backend name should be a string, but got {type(name)}")
         if not inspect.isclass(backend):
-            raise TypeError(f"backend should be a class but got {type(backend)}")
+            raise InvalidTypeError(f"backend should be a class but got {type(backend)}")
         if not issubclass(backend, BaseStorageBackend):
-            raise TypeError(f"backend {backend} is not a subclass of BaseStorageBackend")
+            raise InvalidTypeError(f"backend {backend} is not a subclass of BaseStorageBackend")
         names = [] if prefixes is None else [prefixes] if isinstance(prefixes, str) else prefixes
         if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"prefixes should be a string or a list of strings, but got {prefixes!r}"
             )
         taken = [name] if name in cls._backends else []

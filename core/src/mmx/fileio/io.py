@@ -17,6 +17,7 @@ from mmx.fileio.handlers.registry_utils import file_handlers
 from mmx.fileio.handlers.registry_utils import register_handler as register_handler
 from mmx.fileio.paths import StrPath, check_bytes, check_file
 from mmx.fileio.paths import parse_uri_prefix as _parse_uri_prefix
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 BackendArgs = dict[str, Any] | None
 
@@ -66,7 +67,9 @@ def get_file_backend(
     """
     arguments = backend_args or {}
     if uri is None and "backend" not in arguments:
-        raise ValueError('uri should not be None when "backend" does not exist in backend_args')
+        raise InvalidValueError(
+            'uri should not be None when "backend" does not exist in backend_args'
+        )
     prefix = "" if uri is None else _parse_uri_prefix(uri)
     if not enable_singleton:
         return _get_file_backend(prefix, arguments)
@@ -319,7 +322,9 @@ def _storage(path: str, file_client_args: BackendArgs, backend_args: BackendArgs
         stacklevel=3,
     )
     if backend_args is not None:
-        raise ValueError('"file_client_args and "backend_args" cannot be set at the same time.')
+        raise InvalidValueError(
+            '"file_client_args and "backend_args" cannot be set at the same time.'
+        )
     from mmx.fileio.file_client import FileClient
 
     with warnings.catch_warnings():
@@ -335,7 +340,7 @@ def _handler(file: Any, file_format: str | None) -> Any:
         if "://" in file:
             file_format = file_format.split("?", 1)[0].split("#", 1)[0]
     if file_format not in file_handlers:
-        raise TypeError(
+        raise InvalidTypeError(
             f"Unsupported format: {file_format}; known are {', '.join(sorted(file_handlers))}, and further ones are "
             "registered with mmx.fileio.register_handler"
         )
@@ -375,7 +380,7 @@ def load(
             return handler.load_from_fileobj(data, **kwargs)
     if hasattr(file, "read"):
         return handler.load_from_fileobj(file, **kwargs)
-    raise TypeError('"file" must be a filepath str or a file-object')
+    raise InvalidTypeError('"file" must be a filepath str or a file-object')
 
 
 def dump(
@@ -406,7 +411,7 @@ def dump(
     if isinstance(file, Path):
         file = str(file)
     if file_format is None and file is None:
-        raise ValueError("file_format must be specified since file is None")
+        raise InvalidValueError("file_format must be specified since file is None")
     handler = _handler(file, file_format)
     if file is None:
         return handler.dump_to_str(obj, **kwargs)
@@ -424,4 +429,4 @@ def dump(
     if hasattr(file, "write"):
         handler.dump_to_fileobj(obj, file, **kwargs)
         return None
-    raise TypeError('"file" must be a filename str or a file-object')
+    raise InvalidTypeError('"file" must be a filename str or a file-object')

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmx.fileio.io import BackendArgs, _storage
 from mmx.fileio.paths import StrPath
+from mmx.utils.errors import InvalidValueError
 
 
 def _text(
@@ -75,7 +76,7 @@ def dict_from_file(
         for number, line in enumerate(file, 1):
             items = line.rstrip("\n").split()
             if len(items) < 2:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{filename}, line {number}: a key and at least one value are expected, but got {line.rstrip()!r}"
                 )
             table[key_type(items[0])] = items[1:] if len(items) > 2 else items[1]

@@ -27,6 +27,7 @@ from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.hooks.metric_rule import GREATER_KEYS, IS_BETTER, LESS_KEYS, WORST, infer_rule
 from mmx.logging import print_log
 from mmx.registry import HOOKS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -111,7 +112,7 @@ class CheckpointHook(Hook):
         self.args = kwargs
         if file_client_args is not None:
             if backend_args is not None:
-                raise ValueError(
+                raise InvalidValueError(
                     '"file_client_args" and "backend_args" cannot be set at the same time.'
                 )
             print_log(
@@ -124,19 +125,19 @@ class CheckpointHook(Hook):
         if filename_tmpl is None:
             filename_tmpl = "epoch_{}.pth" if by_epoch else "iter_{}.pth"
         elif filename_tmpl.count("{}") != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"filename_tmpl must contain one and only one {{}}, got {filename_tmpl!r}"
             )
         self.filename_tmpl = filename_tmpl
         self.published_keys = _checked_published_keys(published_keys)
         if not isinstance(save_begin, int) or save_begin < 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"save_begin should be a non-negative integer, because it represents the begin "
                 f"number of saving checkpoints, but got {save_begin}"
             )
         self.save_begin = save_begin
         if on_error not in ("raise", "warn"):
-            raise ValueError(f"on_error must be 'raise' or 'warn', got {on_error!r}")
+            raise InvalidValueError(f"on_error must be 'raise' or 'warn', got {on_error!r}")
         self.on_error = on_error
         self.async_save = async_save
         self._saver: AsyncCheckpointSaver | None = None
@@ -158,15 +159,15 @@ class CheckpointHook(Hook):
             isinstance(save_best, str)
             or (isinstance(save_best, list) and all(isinstance(key, str) for key in save_best))
         ):
-            raise TypeError(
+            raise InvalidTypeError(
                 '"save_best" should be a str or list of str or None, '
                 f"but got {type(save_best).__name__}"
             )
         if isinstance(save_best, list):
             if "auto" in save_best and len(save_best) != 1:
-                raise ValueError('Only support one "auto" in "save_best" list')
+                raise InvalidValueError('Only support one "auto" in "save_best" list')
             if len(set(save_best)) != len(save_best):
-                raise ValueError('Find duplicate element in "save_best"')
+                raise InvalidValueError('Find duplicate element in "save_best"')
         self.save_best = save_best
         self.greater_keys = _key_list(greater_keys, self._default_greater_keys)
         self.less_keys = _key_list(less_keys, self._default_less_keys)
@@ -179,13 +180,15 @@ class CheckpointHook(Hook):
         self._rule = rule
         if save_best is None or save_best in ("auto", ["auto"]):
             if len(rules) > 1:
-                raise ValueError(f"rule {rules} has more entries than save_best {save_best!r}")
+                raise InvalidValueError(
+                    f"rule {rules} has more entries than save_best {save_best!r}"
+                )
             return
         keys = [save_best] if isinstance(save_best, str) else list(save_best)
         if len(rules) == 1:
             rules = rules * len(keys)
         if len(rules) != len(keys):
-            raise ValueError(
+            raise InvalidValueError(
                 "Number of 'rule' must be 1 or the same as number of 'save_best', "
                 f"but got {len(rules)} and {len(keys)}."
             )
@@ -566,7 +569,7 @@ def _key_list(keys: Sequence[str] | None, default: list[str]) -> list[str]:
         return list(default)
     keys = list(keys) if isinstance(keys, (list, tuple)) else [keys]  # type: ignore[list-item]  # one key
     if not all(isinstance(key, str) for key in keys):
-        raise TypeError(f"greater_keys and less_keys hold metric names, got {keys}")
+        raise InvalidTypeError(f"greater_keys and less_keys hold metric names, got {keys}")
     return keys
 
 
@@ -577,6 +580,6 @@ def _checked_published_keys(keys: str | list[str] | None) -> list[str] | None:
         return [keys]
     if isinstance(keys, (list, tuple)) and all(isinstance(key, str) for key in keys):
         return list(keys)
-    raise TypeError(
+    raise InvalidTypeError(
         f'"published_keys" should be a str, a sequence of str or None, but got {type(keys).__name__}'
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmx.hooks.hook import Hook
 from mmx.hooks.metric_rule import GREATER_KEYS, IS_BETTER, LESS_KEYS, WORST, infer_rule
 from mmx.registry import HOOKS
+from mmx.utils.errors import InvalidTypeError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -64,7 +65,7 @@ class EarlyStoppingHook(Hook):
             TypeError: The training loop has no ``stop_training``.
         """
         if not hasattr(runner.train_loop, "stop_training"):
-            raise TypeError(
+            raise InvalidTypeError(
                 "`train_loop` should contain `stop_training` variable, so that EarlyStoppingHook "
                 f"can end it; {type(runner.train_loop).__name__} has none."
             )

@@ -15,6 +15,7 @@ from mmx.logging import print_log
 from mmx.model import is_model_wrapper
 from mmx.model.averaged_model import is_sharded
 from mmx.registry import HOOKS, MODELS
+from mmx.utils.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -59,15 +60,15 @@ class EMAHook(Hook):
         self.strict_load = strict_load
         self.ema_cfg = {"type": ema_type, **kwargs}
         if begin_iter < 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"`begin_iter` must be larger than or equal to 0, but got begin_iter: {begin_iter}"
             )
         if begin_epoch < 0:
-            raise ValueError(
+            raise InvalidValueError(
                 f"`begin_epoch` must be larger than or equal to 0, but got begin_epoch: {begin_epoch}"
             )
         if begin_iter and begin_epoch:
-            raise ValueError(
+            raise InvalidValueError(
                 f"`begin_iter` and `begin_epoch` should not be both set, got {begin_iter} and {begin_epoch}"
             )
         self.begin_iter = begin_iter
@@ -99,12 +100,12 @@ class EMAHook(Hook):
         """
         if self.enabled_by_epoch:
             if runner.max_epochs is not None and self.begin_epoch > runner.max_epochs:
-                raise ValueError(
+                raise InvalidValueError(
                     "self.begin_epoch should be smaller than or equal to runner.max_epochs: "
                     f"{runner.max_epochs}, but got begin_epoch: {self.begin_epoch}"
                 )
         elif runner.max_iters is not None and self.begin_iter > runner.max_iters:
-            raise ValueError(
+            raise InvalidValueError(
                 "self.begin_iter should be smaller than or equal to runner.max_iters: "
                 f"{runner.max_iters}, but got begin_iter: {self.begin_iter}"
             )

@@ -16,6 +16,7 @@ from mmx.dist import is_main_process
 from mmx.fileio import get_file_backend
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.registry import HOOKS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -63,25 +64,27 @@ class LoggerHook(Hook):
     ) -> None:
         for name, number in (("interval", interval), ("interval_exp_name", interval_exp_name)):
             if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} must be an integer, but got {number!r}")
+                raise InvalidTypeError(f"{name} must be an integer, but got {number!r}")
             if number <= 0:
-                raise ValueError(f"{name} must be greater than 0, but got {number}")
+                raise InvalidValueError(f"{name} must be greater than 0, but got {number}")
         for name, flag in (("ignore_last", ignore_last), ("keep_local", keep_local)):
             if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be a boolean, but got {flag!r}")
+                raise InvalidTypeError(f"{name} must be a boolean, but got {flag!r}")
         if out_dir is not None and not isinstance(out_dir, str | Path):
-            raise TypeError(f"out_dir must be a str or Path object, but got {out_dir!r}")
+            raise InvalidTypeError(f"out_dir must be a str or Path object, but got {out_dir!r}")
         if not isinstance(out_suffix, str) and not (
             isinstance(out_suffix, Sequence) and all(isinstance(s, str) for s in out_suffix)
         ):
-            raise TypeError(
+            raise InvalidTypeError(
                 "out_suffix should be a string or a sequence of string, but got "
                 f"{type(out_suffix).__name__}"
             )
         if out_dir is None and file_client_args is not None:
-            raise ValueError('file_client_args should be "None" when `out_dir` is not specified.')
+            raise InvalidValueError(
+                'file_client_args should be "None" when `out_dir` is not specified.'
+            )
         if file_client_args is not None and backend_args is not None:
-            raise ValueError(
+            raise InvalidValueError(
                 '"file_client_args" and "backend_args" cannot be set at the same time.'
             )
         self.interval = interval

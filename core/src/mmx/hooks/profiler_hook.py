@@ -10,6 +10,7 @@ import torch
 
 from mmx.hooks.hook import Hook
 from mmx.registry import HOOKS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -68,15 +69,19 @@ class ProfilerHook(Hook):
         }
         for name, flag in flags.items():
             if not isinstance(flag, bool):
-                raise TypeError(f"``{name}`` should be a boolean, but got {flag!r}")
+                raise InvalidTypeError(f"``{name}`` should be a boolean, but got {flag!r}")
         if isinstance(profile_times, bool) or not isinstance(profile_times, int):
-            raise TypeError(f"profile_times should be an integer, but got {profile_times!r}")
+            raise InvalidTypeError(f"profile_times should be an integer, but got {profile_times!r}")
         if profile_times < 1:
-            raise ValueError(f"profile_times should be greater than 0, but got {profile_times}")
+            raise InvalidValueError(
+                f"profile_times should be greater than 0, but got {profile_times}"
+            )
         if not (activity_with_cpu or activity_with_cuda):
-            raise ValueError("no activity is profiled: set activity_with_cpu or activity_with_cuda")
+            raise InvalidValueError(
+                "no activity is profiled: set activity_with_cpu or activity_with_cuda"
+            )
         if schedule is not None and not isinstance(schedule, dict):
-            raise TypeError(f"``schedule`` should be a dict, but got {schedule!r}")
+            raise InvalidTypeError(f"``schedule`` should be a dict, but got {schedule!r}")
         self.by_epoch = by_epoch
         self.profile_times = profile_times
         self.activities = []
@@ -104,7 +109,7 @@ class ProfilerHook(Hook):
         if total is None:  # the runner validates or tests
             return
         if self.profile_times > total:
-            raise ValueError(
+            raise InvalidValueError(
                 f"``profile_times`` should not be greater than {total}, the {unit} of training, "
                 f"but got {self.profile_times}"
             )
@@ -132,7 +137,7 @@ class ProfilerHook(Hook):
         if callable(config):
             return config
         if not isinstance(config, dict):
-            raise ValueError(
+            raise InvalidValueError(
                 f"``on_trace_ready`` should be a handler, or dict, or None, but got {config!r}"
             )
         options = dict(config)
@@ -148,7 +153,7 @@ class ProfilerHook(Hook):
             options.setdefault("worker_name", f"rank{runner.rank}")
             path = os.path.join(runner.log_dir, folder)
             return torch.profiler.tensorboard_trace_handler(path, **options)
-        raise ValueError(f'trace_type should be "log_trace" or "tb_trace", but got {kind}')
+        raise InvalidValueError(f'trace_type should be "log_trace" or "tb_trace", but got {kind}')
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
         """End profiling, if it is time."""

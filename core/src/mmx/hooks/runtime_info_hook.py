@@ -12,6 +12,7 @@ from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.logging import MessageHub
 from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.registry import HOOKS
+from mmx.utils.errors import InvalidTypeError
 from mmx.version import __version__
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class RuntimeInfoHook(Hook):
             self._log_losses = hub.row_lane("train/")
         rates = wrapper.get_lr()
         if not isinstance(rates, dict):
-            raise TypeError(
+            raise InvalidTypeError(
                 "`runner.optim_wrapper.get_lr()` should return a dict of learning rate when "
                 f"training, but got {type(rates).__name__}"
             )

@@ -26,6 +26,7 @@ from mmx.fileio import get_file_backend, join_path, list_dir_or_file
 from mmx.infer.config_text import parse_config_text
 from mmx.registry import FUNCTIONS, MODELS, VISUALIZERS, DefaultScope
 from mmx.structures import InstanceData
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.visualization import Visualizer
 
 InstanceList = list[InstanceData]
@@ -48,10 +49,12 @@ class InferencerMeta(ABCMeta):
         for stage in _STAGES:
             keys = getattr(cls, f"{stage}_kwargs")
             if not isinstance(keys, (set, frozenset)):
-                raise TypeError(f"{name}.{stage}_kwargs must be a set of names, got {type(keys)}")
+                raise InvalidTypeError(
+                    f"{name}.{stage}_kwargs must be a set of names, got {type(keys)}"
+                )
             for key in sorted(keys):
                 if key in owners:
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"Class define error! {name} should not define duplicated keys for "
                         "`preprocess_kwargs`, `forward_kwargs`, `visualize_kwargs` and "
                         f"`postprocess_kwargs`: {key!r} is in {owners[key]}_kwargs and {stage}_kwargs"
@@ -124,11 +127,11 @@ class BaseInferencer(metaclass=InferencerMeta):
         if isinstance(model, Mapping):
             return copy.deepcopy(ConfigDict(model)), None
         if model is not None:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"model must be a filepath or any ConfigType object, but got {type(model)}"
             )
         if weights is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "If model is None, the weights must be specified since the config needs to be loaded "
                 "from the weights"
             )
@@ -235,13 +238,13 @@ class BaseInferencer(metaclass=InferencerMeta):
     def _load_model_from_metafile(self, model: str) -> tuple[Config, str | None]:
         """Return config and weights of a model that the scope's package publishes under a name."""
         if not self.scope:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{model!r} is no file, and without a scope there is no model index to look the name "
                 "up in: scope should be initialized if you want to load config from metafile"
             )
         found = find_model(package_of_scope(self.scope), model)
         if found.config is None:
-            raise ValueError(f"{found.metafile} names no Config for {found.name}")
+            raise InvalidValueError(f"{found.metafile} names no Config for {found.name}")
         return Config.fromfile(str(found.config)), found.weights
 
     def _init_model(self, cfg: ConfigType, weights: str | None, device: str = "cpu") -> nn.Module:
@@ -294,7 +297,7 @@ class BaseInferencer(metaclass=InferencerMeta):
         kind = arguments.pop("type")
         function: Any = FUNCTIONS.get(kind) if isinstance(kind, str) else kind
         if not callable(function):
-            raise TypeError(f"test_dataloader.collate_fn.type {kind!r} is no function")
+            raise InvalidTypeError(f"test_dataloader.collate_fn.type {kind!r} is no function")
         return partial(function, **arguments) if arguments else function
 
     def _init_visualizer(self, cfg: ConfigType) -> Visualizer | None:
@@ -312,7 +315,7 @@ class BaseInferencer(metaclass=InferencerMeta):
     def _get_chunk_data(self, inputs: Iterable[Any], chunk_size: int) -> Iterator[list[Any]]:
         """Yield the inputs in lists of ``chunk_size``; the last may be shorter."""
         if chunk_size < 1:
-            raise ValueError(f"batch_size must be positive, got {chunk_size}")
+            raise InvalidValueError(f"batch_size must be positive, got {chunk_size}")
         chunk: list[Any] = []
         for item in inputs:
             chunk.append(item)
@@ -328,7 +331,7 @@ class BaseInferencer(metaclass=InferencerMeta):
         unknown = set(kwargs).difference(*stages)
         if unknown:
             known = sorted(set().union(*stages))
-            raise ValueError(
+            raise InvalidValueError(
                 f"unknown argument {sorted(unknown)} for `preprocess`, `forward`, `visualize` and "
                 f"`postprocess`; known are {known}"
             )
@@ -353,7 +356,7 @@ class BaseInferencer(metaclass=InferencerMeta):
             current = DefaultScope.get_current_instance()
             scope = current.scope_name if current is not None else None
         if not scope:
-            raise ValueError(
+            raise InvalidValueError(
                 "scope should be initialized if you want to list the models of a package"
             )
         models = indexed_models(package_of_scope(scope))
@@ -368,7 +371,7 @@ def _config_of(checkpoint: Any, weights: str | None) -> dict[str, Any]:
         hub = holder.get("message_hub") or {}
         text = (hub.get("runtime_info") or {}).get("cfg")
     if not isinstance(text, str) or not text:
-        raise ValueError(
+        raise InvalidValueError(
             f"Cannot find the config in the checkpoint {weights}: it was not saved by a runner with a "
             "config; pass model=..."
         )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 Number = int | float
 
 
@@ -39,7 +41,7 @@ def as_number(value: Any) -> Any:
         return value
     if is_tensor(value):
         if value.numel() != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"a logged tensor needs exactly one element, but got the shape "
                 f"{tuple(value.shape)}; reduce it first, for example with .mean()"
             )
@@ -51,18 +53,18 @@ def as_number(value: Any) -> Any:
         return value
     item = getattr(value, "item", None)
     if item is None or not hasattr(value, "dtype"):
-        raise TypeError(
+        raise InvalidTypeError(
             "a logged value should be an int, a float, or a NumPy array or tensor of one element, "
             f"but got {type(value).__name__}"
         )
     if value.size != 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"a logged array needs exactly one element, but got the shape {value.shape}; reduce "
             "it first, for example with .mean()"
         )
     number = item()
     if not isinstance(number, int | float):
-        raise TypeError(f"a logged value should be a real number, but got {number!r}")
+        raise InvalidTypeError(f"a logged value should be a real number, but got {number!r}")
     return number
 
 

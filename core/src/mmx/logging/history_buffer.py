@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from mmx.logging._scalars import Number, as_number, is_tensor, read_tensors
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,12 +134,12 @@ class HistoryBuffer:
         max_length: int = 1000000,
     ) -> None:
         if len(log_history) != len(count_history):
-            raise ValueError(
+            raise InvalidValueError(
                 "log_history and count_history should have equal lengths, but got "
                 f"{len(log_history)} and {len(count_history)}"
             )
         if max_length < 1:
-            raise ValueError(f"max_length should be positive, but got {max_length}")
+            raise InvalidValueError(f"max_length should be positive, but got {max_length}")
         self.max_length = max_length
         self._reset()
         self._set_default_statistics()
@@ -197,7 +198,7 @@ class HistoryBuffer:
         """
         name = method.__name__
         if name in cls._statistics_methods:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the statistic {name!r} has been registered; method_name cannot be registered "
                 "twice"
             )
@@ -238,13 +239,13 @@ class HistoryBuffer:
         """
         if not isinstance(log_val, int | float):
             if not (is_tensor(log_val) or isinstance(log_val, np.number)):
-                raise TypeError(
+                raise InvalidTypeError(
                     "log_val must be int or float or a tensor of one element, but got "
                     f"{type(log_val).__name__}"
                 )
             log_val = as_number(log_val)
         if not isinstance(count, int | float):
-            raise TypeError(f"count must be int or float, but got {type(count).__name__}")
+            raise InvalidTypeError(f"count must be int or float, but got {type(count).__name__}")
         if self._source is not None:
             self._source.flush()
         self._append(log_val, count)
@@ -381,12 +382,12 @@ class HistoryBuffer:
             return None
         if isinstance(window_size, bool) or not isinstance(window_size, int):
             if not isinstance(window_size, np.integer):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"The type of window size should be int, but got {type(window_size).__name__}"
                 )
             window_size = int(window_size)
         if window_size < 0:
-            raise ValueError(f"window_size should not be negative, but got {window_size}")
+            raise InvalidValueError(f"window_size should not be negative, but got {window_size}")
         return window_size or None
 
     def _latest(self, window: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -443,7 +444,7 @@ class HistoryBuffer:
         else:
             logs, _ = self._latest(window)
             if not len(logs):
-                raise ValueError(f"an empty history has no {name}; call update first")
+                raise InvalidValueError(f"an empty history has no {name}; call update first")
             number = getattr(logs, name)()
         return np.int64(number) if self._int_logs else number
 
@@ -489,7 +490,7 @@ class HistoryBuffer:
             return np.int64(value) if is_int else np.float64(value)
         logs = self._logs.last(1)
         if not len(logs):
-            raise ValueError(
+            raise InvalidValueError(
                 "HistoryBuffer._log_history is an empty array! please call update first"
             )
         return np.int64(logs[0]) if self._int_logs else logs[0]

@@ -13,6 +13,7 @@ from mmx._engine_name import engine_name
 from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
 from mmx.logging.history_buffer import HistoryBuffer
 from mmx.logging.logger import print_log
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.utils.manager import ManagerMixin
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class MessageHub(ManagerMixin):
             ("resumed_keys", resumed_keys),
         ):
             if value is not None and not isinstance(value, Mapping):
-                raise TypeError(
+                raise InvalidTypeError(
                     f"{argument} should be a dict or `None`, but got {type(value).__name__}"
                 )
         self._log_scalars: OrderedDict[str, HistoryBuffer] = OrderedDict(log_scalars or {})
@@ -115,13 +116,13 @@ class MessageHub(ManagerMixin):
         self._resumed_keys: OrderedDict[str, bool] = OrderedDict(resumed_keys or {})
         for key, buffer in self._log_scalars.items():
             if not isinstance(buffer, HistoryBuffer):
-                raise TypeError(
+                raise InvalidTypeError(
                     "The values of log_scalars must be HistoryBuffer, but "
                     f"{key!r} is {type(buffer).__name__}"
                 )
         for key in self._resumed_keys:
             if key not in self._log_scalars and key not in self._runtime_info:
-                raise ValueError(
+                raise InvalidValueError(
                     "Keys of `resumed_keys` must be contained in `log_scalars` or "
                     f"`runtime_info`, but got {key}"
                 )
@@ -200,7 +201,7 @@ class MessageHub(ManagerMixin):
             ValueError: A dict in it has no ``value``, or the reasons of :meth:`update_scalar`.
         """
         if not isinstance(log_dict, dict):
-            raise TypeError(f"`log_dict` must be a dict!, but got {type(log_dict).__name__}")
+            raise InvalidTypeError(f"`log_dict` must be a dict!, but got {type(log_dict).__name__}")
         self.update_row("", log_dict, resumed)
 
     def update_row(self, prefix: str, log_dict: Mapping[str, Any], resumed: bool = True) -> None:
@@ -337,7 +338,9 @@ class MessageHub(ManagerMixin):
     def _update_item(self, key: str, value: Any, resumed: bool) -> None:
         if isinstance(value, Mapping):
             if "value" not in value:
-                raise ValueError(f"value must be defined in {dict(value)}, the entry of {key!r}")
+                raise InvalidValueError(
+                    f"value must be defined in {dict(value)}, the entry of {key!r}"
+                )
             self.update_scalar(key, value["value"], value.get("count", 1), resumed)
         else:
             self.update_scalar(key, value, 1, resumed)
@@ -453,7 +456,9 @@ class MessageHub(ManagerMixin):
             ValueError: ``resumed`` differs from before for one of the names.
         """
         if not isinstance(info_dict, dict):
-            raise TypeError(f"`info_dict` must be a dict!, but got {type(info_dict).__name__}")
+            raise InvalidTypeError(
+                f"`info_dict` must be a dict!, but got {type(info_dict).__name__}"
+            )
         for key, value in info_dict.items():
             self.update_info(key, value, resumed)
 
@@ -473,7 +478,7 @@ class MessageHub(ManagerMixin):
     def _set_resumed_keys(self, key: str, resumed: bool) -> None:
         before = self._resumed_keys.setdefault(key, resumed)
         if before != resumed:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{key} used to be resumed={before}, but got {resumed} now. resumed keys cannot be "
                 "modified repeatedly."
             )
@@ -531,7 +536,7 @@ class MessageHub(ManagerMixin):
                 "resumed_keys": other._resumed_keys,
             }
         if not isinstance(state_dict, Mapping):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"state_dict should be a dict or a MessageHub, but got {type(state_dict).__name__}"
             )
         for key in ("log_scalars", "runtime_info", "resumed_keys"):
@@ -598,7 +603,7 @@ def _kept(tensor: torch.Tensor) -> torch.Tensor:
         ValueError: It has more than one element.
     """
     if tensor.numel() != 1:
-        raise ValueError("a tensor of more than one element")
+        raise InvalidValueError("a tensor of more than one element")
     return tensor.detach().clone() if tensor._version else tensor.detach()
 
 

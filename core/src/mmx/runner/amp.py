@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from mmx.device import get_device
+from mmx.utils.errors import InvalidValueError
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def autocast(
         if not enabled:
             yield
             return
-        raise ValueError(
+        raise InvalidValueError(
             f"User specified autocast device_type must be one with mixed precision, got {kind!r}; "
             "run on cpu, cuda, xpu, mps or npu, or in full precision"
         )

@@ -14,6 +14,7 @@ import torch
 
 from mmx.device import get_max_cuda_memory, get_max_memory, is_cuda_available
 from mmx.registry import LOG_PROCESSORS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.runner.runner import Runner
@@ -251,23 +252,25 @@ class LogProcessor:
         """
         cfgs = self.custom_cfg
         if isinstance(cfgs, str | Mapping) or not isinstance(cfgs, Sequence):
-            raise TypeError(f"custom_cfg should be a list of dicts, but got {type(cfgs).__name__}")
+            raise InvalidTypeError(
+                f"custom_cfg should be a list of dicts, but got {type(cfgs).__name__}"
+            )
         set_by: dict[str, str] = {}
         for cfg in cfgs:
             if not isinstance(cfg, Mapping) or "data_src" not in cfg:
-                raise TypeError(
+                raise InvalidTypeError(
                     "each item of `custom_cfg` of `log_processor` should be a dict with "
                     f"`data_src`, but got {cfg!r}"
                 )
             if not self.by_epoch and cfg.get("window_size") == "epoch":
-                raise ValueError(
+                raise InvalidValueError(
                     "window_size cannot be epoch if LogProcessor.by_epoch is False; got it for "
                     f"{cfg['data_src']!r}"
                 )
             source = cfg["data_src"]
             name = str(cfg.get("log_name", source))
             if name in set_by:
-                raise ValueError(
+                raise InvalidValueError(
                     f"Found duplicate {name} for {source}. Please check your `custom_cfg` for "
                     f"`log_processor`: it sets {name!r} twice, from {set_by[name]!r} and from "
                     f"{source!r}; give one of them another log_name"
@@ -294,7 +297,7 @@ class LogProcessor:
             elif window == "global":
                 cfg["window_size"] = runner.iter + 1
             else:
-                raise TypeError(
+                raise InvalidTypeError(
                     "window_size should be int, epoch or global, but got invalid "
                     f"{window!r} for {cfg.get('data_src')!r}"
                 )
@@ -347,7 +350,7 @@ class LogProcessor:
             return runner.epoch + 1
         if mode == "val":
             return runner.epoch
-        raise ValueError(f"runner mode should be 'train' or 'val', but got {mode}")
+        raise InvalidValueError(f"runner mode should be 'train' or 'val', but got {mode}")
 
     def _get_cur_loop(self, runner: Runner, mode: str) -> Any:
         """Return the loop of a mode."""
@@ -360,7 +363,7 @@ class LogProcessor:
 
 def _check_mode(mode: str, modes: Sequence[str]) -> None:
     if mode not in modes:
-        raise ValueError(f"mode should be one of {', '.join(modes)}, but got {mode!r}")
+        raise InvalidValueError(f"mode should be one of {', '.join(modes)}, but got {mode!r}")
 
 
 def _counts_memory() -> bool:

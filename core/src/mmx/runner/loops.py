@@ -24,6 +24,7 @@ from mmx.runner.signals import StopAgreement
 from mmx.runner.state import RunStopped, TrainState
 from mmx.runner.utils import calc_dynamic_intervals
 from mmx.structures import BaseDataElement
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.runner.runner import Runner
@@ -339,7 +340,7 @@ class _InfiniteDataloaderIterator:
 
     def _next_pass(self) -> Any:
         if not self._batches:
-            raise ValueError(
+            raise InvalidValueError(
                 "the data loader of an iteration-based loop has no batches: its data set is empty, "
                 "or smaller than one batch while drop_last is on"
             )
@@ -517,7 +518,7 @@ class _EvalLoop(BaseLoop):
         if isinstance(evaluator, dict | list | BaseMetric):
             return self._runner.build_evaluator(evaluator)
         if not isinstance(evaluator, Evaluator):
-            raise TypeError(
+            raise InvalidTypeError(
                 "evaluator must be one of dict, list, metric or Evaluator instance, "
                 f"but got {evaluator!r}"
             )
@@ -743,5 +744,5 @@ def _parse_losses(losses: dict[str, HistoryBuffer], stage: str) -> dict[str, flo
 
 def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value:
-        raise ValueError(f"`{name}` should be an integer number, but got {value!r}.")
+        raise InvalidValueError(f"`{name}` should be an integer number, but got {value!r}.")
     return int(value)

@@ -51,6 +51,7 @@ from mmx.strategy.environment import (
     shared_timestamp,
 )
 from mmx.utils import mkdir_or_exist
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.visualization import Visualizer
 
 ConfigType: TypeAlias = Mapping[str, Any] | Config
@@ -282,7 +283,9 @@ class Runner:
         The config is copied. A key that looks like a misspelled argument is warned about.
         """
         if not isinstance(cfg, Mapping | Config):
-            raise TypeError(f"cfg should be a Config or a dict, but got {type(cfg).__name__}")
+            raise InvalidTypeError(
+                f"cfg should be a Config or a dict, but got {type(cfg).__name__}"
+            )
         absent = [name for name in ("model", "work_dir") if name not in cfg]
         if absent:
             raise MissingKeyError(
@@ -529,7 +532,7 @@ class Runner:
             message_hub: Its arguments; ``name`` defaults to the experiment's.
         """
         if message_hub is not None and not isinstance(message_hub, Mapping):
-            raise TypeError(f"message_hub should be a dict or None, but got {message_hub!r}")
+            raise InvalidTypeError(f"message_hub should be a dict or None, but got {message_hub!r}")
         return MessageHub.get_instance(**{"name": self._instance_name, **(message_hub or {})})
 
     def build_visualizer(self, visualizer: Visualizer | dict[str, Any] | None = None) -> Visualizer:
@@ -546,7 +549,9 @@ class Runner:
         if isinstance(strategy, BaseStrategy):
             return strategy
         if strategy is not None and not isinstance(strategy, Mapping):
-            raise TypeError(f"strategy should be a strategy object or a dict, but got {strategy!r}")
+            raise InvalidTypeError(
+                f"strategy should be a strategy object or a dict, but got {strategy!r}"
+            )
         given = dict(spec.copied(strategy or {}))
         if "type" not in given:
             given["type"] = "DDPStrategy" if self._distributed else "SingleDeviceStrategy"
@@ -585,7 +590,7 @@ class Runner:
         """
         if is_model_wrapper(model):
             if model_wrapper_cfg is not None:
-                raise TypeError(
+                raise InvalidTypeError(
                     'model has been wrapped and "model_wrapper_cfg" should be None, '
                     f"but got {model_wrapper_cfg!r}"
                 )
@@ -648,14 +653,14 @@ class Runner:
         if not auto_scale_lr or not auto_scale_lr.get("enable", False):
             return
         if "base_batch_size" not in auto_scale_lr:
-            raise ValueError("Lack of `base_batch_size` in `auto_scale_lr`.")
+            raise InvalidValueError("Lack of `base_batch_size` in `auto_scale_lr`.")
         if is_built(self.param_schedulers):
             raise RuntimeError(
                 "`scale_lr` should be called before building ParamScheduler because "
                 "ParamScheduler will store initial lr from optimizer wrappers"
             )
         if not isinstance(optim_wrapper, BaseOptimWrapper):
-            raise TypeError(
+            raise InvalidTypeError(
                 "`scale_lr` should be called after building OptimWrapper, "
                 f"but got {type(optim_wrapper).__name__}"
             )

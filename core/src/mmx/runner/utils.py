@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmx.checkpoint import find_latest_checkpoint as find_latest_checkpoint
 from mmx.strategy.environment import set_random_seed as set_random_seed
+from mmx.utils.errors import InvalidTypeError
 
 
 def calc_dynamic_intervals(
@@ -28,7 +29,7 @@ def calc_dynamic_intervals(
     milestones, intervals = [0], [start_interval]
     for entry in dynamic_interval_list:
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
-            raise TypeError(
+            raise InvalidTypeError(
                 "dynamic_intervals should be a list of (milestone, interval) pairs, "
                 f"but it contains {entry!r}"
             )

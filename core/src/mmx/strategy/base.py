@@ -24,6 +24,7 @@ from mmx.strategy.environment import (
     setup_process,
     shared_timestamp,
 )
+from mmx.utils.errors import InvalidValueError
 
 ReviseKeys = list[tuple[str, str]]
 STRIP_WRAPPER: ReviseKeys = [(r"^module\.", "")]
@@ -273,10 +274,10 @@ class BaseStrategy(metaclass=ABCMeta):
         if not scale or not scale.get("enable", False):
             return
         if "base_batch_size" not in scale:
-            raise ValueError("Lack of `base_batch_size` in `auto_scale_lr`.")
+            raise InvalidValueError("Lack of `base_batch_size` in `auto_scale_lr`.")
         size = self.dispatch_kwargs.get("train_micro_batch_size_per_gpu")
         if size is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "auto_scale_lr needs the batch size of one rank: pass "
                 "dispatch_kwargs=dict(train_micro_batch_size_per_gpu=...) to prepare()"
             )
@@ -346,7 +347,7 @@ class BaseStrategy(metaclass=ABCMeta):
         schedulers = self.param_schedulers
         if isinstance(schedulers, dict):
             if not isinstance(state_dict, dict) or set(state_dict) != set(schedulers):
-                raise ValueError(
+                raise InvalidValueError(
                     "the checkpoint's param_schedulers belong to "
                     f"{list(state_dict) if isinstance(state_dict, dict) else 'one optimizer'}, "
                     f"those of this run to {list(schedulers)}"
@@ -545,7 +546,7 @@ def resume_path(work_dir: str, load_from: str | None, resume: bool | str) -> str
 
 def _load_schedulers(schedulers: Any, states: Any) -> None:
     if len(schedulers) != len(states):
-        raise ValueError(
+        raise InvalidValueError(
             f"the checkpoint holds the states of {len(states)} parameter schedulers, this run has "
             f"{len(schedulers)}; resume with the same param_scheduler, or load_from the weights only"
         )

@@ -13,6 +13,7 @@ from mmx.logging import print_log
 from mmx.optim import OptimWrapper, OptimWrapperDict, _ParamScheduler, build_optim_wrapper
 from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.registry import MODELS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 Schedulers = list[_ParamScheduler] | dict[str, list[_ParamScheduler]]
 
@@ -26,10 +27,10 @@ def model_from(model: nn.Module | Mapping[str, Any]) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     if not isinstance(model, Mapping):
-        raise TypeError(f"model should be a nn.Module object or dict, but got {model!r}")
+        raise InvalidTypeError(f"model should be a nn.Module object or dict, but got {model!r}")
     built = MODELS.build(model)
     if not isinstance(built, nn.Module):
-        raise TypeError(
+        raise InvalidTypeError(
             f"model should be a nn.Module object or dict, but the dict {dict(model)!r} built "
             f"an object of type {type(built).__name__}"
         )
@@ -49,7 +50,7 @@ def optim_wrapper_from(optim_wrapper: Any, model: nn.Module) -> BaseOptimWrapper
     if isinstance(optim_wrapper, BaseOptimWrapper):
         return optim_wrapper
     if not isinstance(optim_wrapper, Mapping):
-        raise TypeError(
+        raise InvalidTypeError(
             f"optimizer wrapper should be an OptimWrapper object or dict, but got {optim_wrapper!r}"
         )
     optimizer = optim_wrapper.get("optimizer")
@@ -60,14 +61,14 @@ def optim_wrapper_from(optim_wrapper: Any, model: nn.Module) -> BaseOptimWrapper
     wrappers: dict[str, OptimWrapper] = {}
     for name, wrapper in optim_wrapper.items():
         if not isinstance(wrapper, OptimWrapper):
-            raise ValueError(
+            raise InvalidValueError(
                 'each item must be an optimizer object when "optimizer" and "constructor" are not '
                 f"in optim_wrapper, but got {name}={wrapper!r}. For one optimizer give "
                 "optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1))"
             )
         wrappers[name] = wrapper
     if not wrappers:
-        raise ValueError(
+        raise InvalidValueError(
             "optim_wrapper is an empty dict; give optimizer=dict(type='SGD', lr=0.1), or drop it "
             "if you do not train"
         )
@@ -90,7 +91,7 @@ def check_param_scheduler(scheduler: Any) -> None:
             if not isinstance(value, Mapping | Sequence | _ParamScheduler) or isinstance(
                 value, str
             ):
-                raise TypeError(
+                raise InvalidTypeError(
                     "Each value of `param_scheduler` should be a dict or a list, but got "
                     f"{name}={value!r} of type {type(value).__name__}. A dict without the key "
                     "'type' maps the names of optimizers to their schedulers; for a scheduler "
@@ -101,7 +102,7 @@ def check_param_scheduler(scheduler: Any) -> None:
     if isinstance(scheduler, Sequence) and not isinstance(scheduler, str):
         _check_list(scheduler)
         return
-    raise TypeError(
+    raise InvalidTypeError(
         "`param_scheduler` should be a `_ParamScheduler`, `dict`, list or a tuple, but got "
         f"{type(scheduler).__name__}. If `param_scheduler` is a list of dict, it means a list of "
         "scheduler configs for single optimizer. If it is a dict and contains key `type`, it means "
@@ -115,12 +116,12 @@ def _check_list(schedulers: Sequence[Any]) -> None:
         if isinstance(scheduler, _ParamScheduler):
             continue
         if not isinstance(scheduler, Mapping):
-            raise TypeError(
+            raise InvalidTypeError(
                 "each parameter scheduler should be a _ParamScheduler or a dict, "
                 f"but got {scheduler!r}"
             )
         if "type" not in scheduler:
-            raise ValueError(
+            raise InvalidValueError(
                 f"Each parameter scheduler should contain the key type, but got {dict(scheduler)!r}"
             )
 
@@ -153,7 +154,7 @@ def param_schedulers_from(
     if isinstance(scheduler, Mapping) and "type" not in scheduler:
         unknown = [name for name in scheduler if name not in optim_wrapper]
         if unknown:
-            raise ValueError(
+            raise InvalidValueError(
                 f"param_scheduler names the optimizers {unknown}, but optim_wrapper has "
                 f"{list(optim_wrapper.keys())}"
             )
@@ -184,7 +185,7 @@ def _build_list(scheduler: Any, optim_wrapper: Any, default_args: Any) -> list[_
         config = dict(copy.deepcopy(one))
         by_epoch = config.get("by_epoch", True)
         if config.get("convert_to_iter_based") and not by_epoch:
-            raise ValueError(
+            raise InvalidValueError(
                 "only an epoch-based parameter scheduler can be converted to iter-based, "
                 f"but got {config!r}"
             )

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Self
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 # Guards creation: two threads that ask for one name get one instance.
 _lock = threading.RLock()
 
@@ -32,7 +34,7 @@ class ManagerMeta(type):
         if "name" not in parameters and not any(
             p.kind is p.VAR_KEYWORD for p in parameters.values()
         ):
-            raise TypeError(f"{cls}.__init__ must have the name argument")
+            raise InvalidTypeError(f"{cls}.__init__ must have the name argument")
         super().__init__(*args)
 
 
@@ -52,7 +54,7 @@ class ManagerMixin(metaclass=ManagerMeta):
 
     def __init__(self, name: str = "", **kwargs: Any) -> None:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"name argument must be a non-empty str, got {name!r}")
+            raise InvalidValueError(f"name argument must be a non-empty str, got {name!r}")
         self._instance_name = name
 
     @classmethod
@@ -63,7 +65,7 @@ class ManagerMixin(metaclass=ManagerMeta):
             TypeError: ``name`` is no text.
         """
         if not isinstance(name, str):
-            raise TypeError(f"type of name should be str, but got {type(name).__name__}")
+            raise InvalidTypeError(f"type of name should be str, but got {type(name).__name__}")
         with _lock:
             table = cls._instance_dict
             if name not in table:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from inspect import getfullargspec
 from typing import Any, TypeVar
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,11 +62,11 @@ def import_modules_from_strings(
     single = isinstance(imports, str)
     names: list[Any] = [imports] if isinstance(imports, str) else imports
     if not isinstance(names, list):
-        raise TypeError(f"custom_imports must be a list but got type {type(imports)}")
+        raise InvalidTypeError(f"custom_imports must be a list but got type {type(imports)}")
     modules: list[Any] = []
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"{name} is of type {type(name)} and cannot be imported.")
+            raise InvalidTypeError(f"{name} is of type {type(name)} and cannot be imported.")
         try:
             modules.append(importlib.import_module(name))
         except ImportError as error:
@@ -88,9 +90,9 @@ def iter_cast(inputs: Iterable[Any], dst_type: Callable[[Any], T], return_type: 
         TypeError: ``inputs`` is not iterable or ``dst_type`` no type.
     """
     if not isinstance(inputs, collections.abc.Iterable):
-        raise TypeError("inputs must be an iterable object")
+        raise InvalidTypeError("inputs must be an iterable object")
     if not isinstance(dst_type, type):
-        raise TypeError('"dst_type" must be a valid type')
+        raise InvalidTypeError('"dst_type" must be a valid type')
     out = map(dst_type, inputs)
     return out if return_type is None else return_type(out)
 
@@ -123,7 +125,7 @@ def is_seq_of(seq: Any, expected_type: Any, seq_type: type | None = None) -> boo
     elif isinstance(seq_type, type):
         container = seq_type
     else:
-        raise TypeError(f"seq_type must be a type, got {seq_type!r}")
+        raise InvalidTypeError(f"seq_type must be a type, got {seq_type!r}")
     return isinstance(seq, container) and all(isinstance(item, expected_type) for item in seq)  # type: ignore[attr-defined]  # sequences iterate
 
 
@@ -150,12 +152,12 @@ def slice_list(in_list: list[T], lens: int | list[int]) -> list[list[T]]:
     """
     if isinstance(lens, int):
         if lens <= 0 or len(in_list) % lens:
-            raise ValueError(f"{len(in_list)} elements cannot be cut into pieces of {lens}")
+            raise InvalidValueError(f"{len(in_list)} elements cannot be cut into pieces of {lens}")
         lens = [lens] * (len(in_list) // lens)
     if not isinstance(lens, list):
-        raise TypeError('"indices" must be an integer or a list of integers')
+        raise InvalidTypeError('"indices" must be an integer or a list of integers')
     if sum(lens) != len(in_list):
-        raise ValueError(
+        raise InvalidValueError(
             f"sum of lens and list length does not match: {sum(lens)} != {len(in_list)}"
         )
     pieces = []
@@ -243,7 +245,7 @@ def deprecated_api_warning(
                 if old not in kwargs:
                     continue
                 if new in kwargs:
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"The expected behavior is to replace the deprecated key `{old}` to new key `{new}`, "
                         f"but got them in the arguments at the same time, which is confusing. `{old}` will be "
                         f"deprecated in the future, please use `{new}` instead."
@@ -307,7 +309,7 @@ def is_method_overridden(method: str, base_class: type, derived_class: Any) -> b
         TypeError: ``base_class`` is no class.
     """
     if not isinstance(base_class, type):
-        raise TypeError("base_class doesn't accept instance, please pass class instead.")
+        raise InvalidTypeError("base_class doesn't accept instance, please pass class instead.")
     if not isinstance(derived_class, type):
         derived_class = derived_class.__class__
     return getattr(derived_class, method) is not getattr(base_class, method)

@@ -8,6 +8,7 @@ from multiprocessing import Pool
 from shutil import get_terminal_size
 from typing import Any, TextIO
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.utils.timer import Timer
 
 
@@ -56,7 +57,7 @@ class ProgressBar:
             ValueError: ``num_tasks`` is not positive.
         """
         if num_tasks <= 0:
-            raise ValueError(f"num_tasks must be positive, got {num_tasks}")
+            raise InvalidValueError(f"num_tasks must be positive, got {num_tasks}")
         self.completed += num_tasks
         elapsed = self.timer.since_start()
         fps = self.completed / elapsed if elapsed > 0 else float("inf")
@@ -90,11 +91,13 @@ def _split_tasks(tasks: Any) -> tuple[Iterable[Any], int]:
     """
     if isinstance(tasks, tuple):
         if len(tasks) != 2 or not isinstance(tasks[0], Iterable) or not isinstance(tasks[1], int):
-            raise TypeError('"tasks" must be an iterable object or a (iterator, int) tuple')
+            raise InvalidTypeError('"tasks" must be an iterable object or a (iterator, int) tuple')
         return tasks[0], tasks[1]
     if isinstance(tasks, Iterable) and isinstance(tasks, Sized):
         return tasks, len(tasks)
-    raise TypeError(f'"tasks" must be a tuple object or a sequence object, but got {type(tasks)}')
+    raise InvalidTypeError(
+        f'"tasks" must be a tuple object or a sequence object, but got {type(tasks)}'
+    )
 
 
 def track_progress(
@@ -138,7 +141,7 @@ def init_pool(
     if initargs is None:
         return Pool(process_num, initializer)
     if not isinstance(initargs, tuple):
-        raise TypeError('"initargs" must be a tuple')
+        raise InvalidTypeError('"initargs" must be a tuple')
     return Pool(process_num, initializer, initargs)
 
 

@@ -7,6 +7,8 @@ import subprocess
 
 from packaging.version import parse
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 
 def digit_version(version_str: str, length: int = 4) -> tuple[int, ...]:
     """Return a version as a tuple of numbers that compares as versions do.
@@ -22,10 +24,10 @@ def digit_version(version_str: str, length: int = 4) -> tuple[int, ...]:
         ValueError: The text is no version.
     """
     if "parrots" in version_str:
-        raise ValueError(f"{version_str!r} is not the version of a PyTorch release")
+        raise InvalidValueError(f"{version_str!r} is not the version of a PyTorch release")
     version = parse(version_str)
     if not version.release:
-        raise ValueError(f"failed to parse version {version_str}")
+        raise InvalidValueError(f"failed to parse version {version_str}")
     release = list(version.release)[:length]
     release += [0] * (length - len(release))
     if version.is_prerelease:
@@ -57,7 +59,7 @@ def get_git_hash(fallback: str = "unknown", digits: int | None = None) -> str:
         TypeError: ``digits`` is no number.
     """
     if digits is not None and not isinstance(digits, int):
-        raise TypeError("digits must be None or an integer")
+        raise InvalidTypeError("digits must be None or an integer")
     try:
         sha = _minimal_ext_cmd(["git", "rev-parse", "HEAD"]).strip().decode("ascii")
     except (OSError, subprocess.CalledProcessError):

@@ -13,6 +13,7 @@ from mmx.fileio.backends.lmdb_backend import LmdbBackend
 from mmx.fileio.backends.local_backend import LocalBackend
 from mmx.fileio.backends.memcached_backend import MemcachedBackend
 from mmx.fileio.backends.petrel_backend import PetrelBackend
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 B = TypeVar("B", bound=type[BaseStorageBackend])
 
@@ -27,18 +28,20 @@ def _register_backend(
     prefixes: str | list[str] | tuple[str, ...] | None = None,
 ) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"the backend name should be a string, but got {type(name)}")
+        raise InvalidTypeError(f"the backend name should be a string, but got {type(name)}")
     if not inspect.isclass(backend):
-        raise TypeError(f"backend should be a class, but got {type(backend)}")
+        raise InvalidTypeError(f"backend should be a class, but got {type(backend)}")
     if not issubclass(backend, BaseStorageBackend):
-        raise TypeError(f"backend {backend} is not a subclass of BaseStorageBackend")
+        raise InvalidTypeError(f"backend {backend} is not a subclass of BaseStorageBackend")
     names = [] if prefixes is None else [prefixes] if isinstance(prefixes, str) else prefixes
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"prefixes should be a string or a list of strings, but got {prefixes!r}")
+        raise InvalidTypeError(
+            f"prefixes should be a string or a list of strings, but got {prefixes!r}"
+        )
     # All checks come before any change, so that a refused registration leaves no trace.
     if not force:
         for taken in [name] if name in backends else [n for n in names if n in prefix_to_backends]:
-            raise ValueError(
+            raise InvalidValueError(
                 f'{taken} is already registered as a storage backend, add "force=True" if you want to override it'
             )
     old = backends.get(name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmx.utils.dl_utils.trace import is_jit_tracing as is_jit_tracing
 else:
     # Not later: importing the module would put it where the function of the same name belongs.
-    from mmx.utils.dl_utils.collect_env import collect_env
+    from mmx.utils.dl_utils.collect_env import collect_env as collect_env
 
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,

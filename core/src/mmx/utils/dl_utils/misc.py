@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -28,7 +30,7 @@ def is_norm(layer: nn.Module, exclude: type | tuple[type, ...] | None = None) ->
     if exclude is not None:
         exclude = exclude if isinstance(exclude, tuple) else (exclude,)
         if not all(isinstance(kind, type) for kind in exclude):
-            raise TypeError(
+            raise InvalidTypeError(
                 f'"exclude" must be either None or type or a tuple of types, but got {exclude!r}'
             )
         if isinstance(layer, exclude):
@@ -68,20 +70,22 @@ def tensor2imgs(
     import torch
 
     if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"tensor must be a torch.Tensor, got {type(tensor).__name__}")
+        raise InvalidTypeError(f"tensor must be a torch.Tensor, got {type(tensor).__name__}")
     if tensor.ndim != 4:
-        raise ValueError(f"tensor must have the shape (N, C, H, W), got {tuple(tensor.shape)}")
+        raise InvalidValueError(
+            f"tensor must have the shape (N, C, H, W), got {tuple(tensor.shape)}"
+        )
     channels = tensor.size(1)
     if channels not in (1, 3):
-        raise ValueError(f"tensor must have 1 or 3 channels, got {channels}")
+        raise InvalidValueError(f"tensor must have 1 or 3 channels, got {channels}")
     mean = mean if mean is not None else (0,) * channels
     std = std if std is not None else (1,) * channels
     if not channels == len(mean) == len(std):
-        raise ValueError(
+        raise InvalidValueError(
             f"mean and std need {channels} values each, got {len(mean)} and {len(std)}"
         )
     if to_bgr and channels != 3:
-        raise ValueError("to_bgr needs three channels")
+        raise InvalidValueError("to_bgr needs three channels")
     imgs = []
     for img_chw in tensor.detach().cpu().float().numpy():
         img = img_chw.transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
+from mmx.utils.errors import InvalidValueError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -43,7 +45,9 @@ class TimeCounter:
         logger: Any = None,
     ) -> TimeCounter:
         if warmup_interval <= 0:
-            raise ValueError(f"warmup_interval should be greater than 0, got {warmup_interval}")
+            raise InvalidValueError(
+                f"warmup_interval should be greater than 0, got {warmup_interval}"
+            )
         if tag is not None and tag in cls.instance_dict:
             return cls.instance_dict[tag]
         instance = super().__new__(cls)
@@ -86,7 +90,7 @@ class TimeCounter:
 
     def __enter__(self) -> None:
         if self.tag is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "In order to clearly distinguish printing information in different contexts, please specify the tag "
                 "parameter"
             )
