@@ -6,7 +6,7 @@ from mmx.evaluator import Evaluator
 from mmx.hooks import CheckpointHook, EMAHook, LoggerHook, ProfilerHook
 from mmx.logging import HistoryBuffer, MessageHub
 from mmx.runner import LogProcessor
-from mmx.utils import digit_version, is_method_overridden, is_seq_of, slice_list, track_progress
+from mmx.utils import is_method_overridden, is_seq_of, slice_list, track_progress
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,6 @@ from mmx.utils import digit_version, is_method_overridden, is_seq_of, slice_list
         (lambda: LoggerHook(interval=0), ValueError),
         (lambda: ProfilerHook(by_epoch="x"), TypeError),
         (lambda: Evaluator([]).offline_evaluate([1, 2], [1]), ValueError),
-        (lambda: digit_version(1), TypeError),
         (lambda: slice_list([1], [2]), ValueError),
         (lambda: is_seq_of([1], int, seq_type=1), TypeError),
         (lambda: is_method_overridden("x", 1, int), TypeError),

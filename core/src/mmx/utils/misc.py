@@ -309,7 +309,7 @@ def is_method_overridden(method: str, base_class: type, derived_class: Any) -> b
         TypeError: ``base_class`` is no class.
     """
     if not isinstance(base_class, type):
-        raise InvalidTypeError("base_class doesn't accept instance, please pass class instead.")
+        raise InvalidTypeError("base_class doesn't accept instance, Please pass class instead.")
     if not isinstance(derived_class, type):
         derived_class = derived_class.__class__
     return getattr(derived_class, method) is not getattr(base_class, method)
