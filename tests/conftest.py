@@ -28,6 +28,7 @@ def _isolate() -> Iterator[None]:
 def _engine_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call the engine by its own name, whatever other tests of this process have imported."""
     monkeypatch.setattr("mmx._engine_name._name", "mmx")
+    monkeypatch.setattr("mmx_registry.scope._shown", {})
 
 
 @pytest.fixture

@@ -84,6 +84,19 @@ def test_a_registry_may_have_either_name_and_reads_as_written() -> None:
         Registry("part", scope="root", parent=parent)
 
 
+def test_a_scope_may_answer_by_its_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "_shown", {})
+    root, child = tree()
+    with pytest.raises(DuplicateScopeError, match="'child' does not stand for the scope 'root'"):
+        scope.show_scope_as("root", "child")
+    assert "root" == root.scope
+    scope.show_scope_as("root", "old_root")
+    assert ("old_root", "child") == (root.scope, child.scope)
+    assert root.get("root.Part") is root.get("old_root.Part") is Part
+    with pytest.raises(KeyError, match="Nothing is not in the old_root::part registry"):
+        root.build(dict(type="Nothing"))
+
+
 def test_declaring_the_same_again_is_nothing_new() -> None:
     scope.alias_scope("old_root", "root")
     assert ["old_root"] == scope.names_of_scope("root")

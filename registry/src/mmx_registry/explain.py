@@ -151,7 +151,7 @@ def not_found(registry: Registry[Any], key: str) -> NotFoundError:
     near = near_names(registry, name)
     problems = plugin_problems(registry, name)
     parts = [
-        f"{name} is not in the {node._scope}::{node._name} registry; searched the scopes in this "
+        f"{name} is not in the {node.scope}::{node._name} registry; searched the scopes in this "
         f"order: {', '.join(searched)}."
     ]
     exact = [f"{s}.{n}" for s, n in near if n == name]

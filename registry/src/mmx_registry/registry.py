@@ -15,7 +15,7 @@ from mmx_registry.errors import (
     DuplicateError,
     DuplicateScopeError,
 )
-from mmx_registry.scope import DefaultScope, true_scope
+from mmx_registry.scope import DefaultScope, shown_scope, true_scope
 
 if TYPE_CHECKING:
     # The default, not in the standard library before 3.13, lets plugins write `Registry("model")`.
@@ -169,7 +169,7 @@ class Registry(Generic[T]):
     @property
     def scope(self) -> str:
         """The scope of this node."""
-        return self._given_scope
+        return shown_scope(self._given_scope)
 
     @property
     def module_dict(self) -> dict[str, Any]:

@@ -24,6 +24,9 @@ _counter = itertools.count()
 # Other names of scopes; replaced, never changed in place.
 _aliases: dict[str, str] = {}
 
+# Scopes that registries answer by another name; replaced, never changed in place.
+_shown: dict[str, str] = {}
+
 
 def alias_scope(name: str, scope: str) -> None:
     """Make ``name`` mean ``scope``, for the rest of the process, wherever a scope is named.
@@ -61,6 +64,27 @@ def alias_scope(name: str, scope: str) -> None:
 def true_scope(scope: str) -> str:
     """Return the scope that a name of a scope means: itself, unless `alias_scope` says otherwise."""
     return _aliases.get(scope, scope)
+
+
+def show_scope_as(scope: str, name: str) -> None:
+    """Let registries of a scope answer by one of its other names, for the rest of the process.
+
+    Args:
+        scope: The scope.
+        name: Its other name, which `alias_scope` declared.
+
+    Raises:
+        DuplicateScopeError: The name does not stand for the scope.
+    """
+    global _shown
+    if _aliases.get(name) != scope:
+        raise DuplicateScopeError(f"{name!r} does not stand for the scope {scope!r}", scope=name)
+    _shown = {**_shown, scope: name}
+
+
+def shown_scope(scope: str) -> str:
+    """Return the name that a scope answers by: itself, unless `show_scope_as` says otherwise."""
+    return _shown.get(scope, scope)
 
 
 def names_of_scope(scope: str) -> list[str]:

@@ -6,3 +6,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def _engine_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmx._engine_name._name", "mmengine")
+    monkeypatch.setattr("mmx_registry.scope._shown", {"mmx": "mmengine"})

@@ -35,6 +35,14 @@ def test_the_name_follows_what_is_imported(statement: str, name: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_root_registries_go_by_the_old_name() -> None:
+    from mmengine.registry import HOOKS, MODELS
+
+    assert ("mmengine", "mmengine") == (HOOKS.scope, MODELS.scope)
+    with pytest.raises(KeyError, match="Nothing is not in the mmengine::hook registry"):
+        HOOKS.build(dict(type="Nothing"))
+
+
 def test_the_environment_lists_both_versions() -> None:
     import mmx
     from mmengine.utils.dl_utils import collect_env

@@ -62,7 +62,7 @@ def show(name: str, as_json: bool) -> None:
     facts["registries"] = {
         registry.name: sorted(lookup.known(registry))
         for registry in doctor.registries_of(plugin)
-        if registry.scope == name
+        if registry._scope == name
     }
     facts["hooks"] = plugins.hooks_of(name)
     if as_json:

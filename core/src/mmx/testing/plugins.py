@@ -204,7 +204,7 @@ def _scopes(plugin: Plugin) -> list[str]:
             f"importing {plugin.module} makes no registry in the scope {plugin.scope!r}"
         )
     for registry in registries:
-        if registry.scope != plugin.scope:
+        if registry._scope != plugin.scope:
             problems.append(
                 f"its {registry.name!r} registry has the scope {registry.scope!r}, but the entry "
                 f"point announces {plugin.scope!r}"

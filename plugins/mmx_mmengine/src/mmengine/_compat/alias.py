@@ -14,6 +14,7 @@ from typing import Any
 from mmengine._compat import extra
 from mmengine.version import __version__
 from mmx._engine_name import set_engine_name
+from mmx_registry.scope import show_scope_as
 
 PACKAGE = "mmengine"
 
@@ -45,6 +46,7 @@ class AliasLoader(Loader):
         real = importlib.import_module(self.target)
         extra.import_homonyms(real)
         set_engine_name(PACKAGE, {"MMEngine": __version__})
+        show_scope_as("mmx", PACKAGE)
         self._own_spec = real.__spec__
         return real
 
