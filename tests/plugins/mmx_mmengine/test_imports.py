@@ -61,7 +61,9 @@ def test_both_names_are_one_module_in_either_order(first: str) -> None:
         "import mmengine.runner; mmengine.runner.loops.EpochBasedTrainLoop",
         "from mmengine import Config, ConfigDict, MessageHub, track_iter_progress, mkdir_or_exist",
         "from mmengine import *; Config, load, MMLogger, MODELS, is_list_of",
-        "from mmengine.hooks import *; CheckpointHook",
+        "from mmengine.hooks import *; CheckpointHook, NPUProfilerHook",
+        "from mmengine.runner import *; Runner, get_mmcls_models",
+        "from mmengine._strategy import *; ColossalAIStrategy",
         "from mmengine.utils.dl_utils.collect_env import collect_env as a\n"
         "from mmengine.utils.dl_utils import collect_env as b; assert a is b",
         "from mmengine.dist import dist, utils; dist.all_reduce, utils.get_rank",

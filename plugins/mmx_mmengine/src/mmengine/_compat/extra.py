@@ -129,6 +129,9 @@ def _table() -> dict[str, dict[str, tuple[str, str]]]:
 # Module of mmx -> name that it lacks -> module that has it, and its name there.
 EXTRA = _table()
 
+# Packages whose further names were documented, so that ``import *`` brings them.
+_DOCUMENTED = ("mmx.hooks", "mmx.runner", "mmx.strategy")
+
 # Package -> modules in it that have the name of a function that the package shows. Importing such a
 # module under a second name would put it where the function belongs.
 HOMONYMS = {"mmx.utils.dl_utils": ("collect_env",)}
@@ -153,6 +156,9 @@ def extend(module: ModuleType) -> None:
     """Let a module of mmx find its further names; what it has itself goes first."""
     if module.__name__ in EXTRA and not isinstance(module, _Extended):
         module.__class__ = _Extended
+    if module.__name__ in _DOCUMENTED:
+        names = {n for names in _PLACES[module.__name__].values() for n in names.split()}
+        vars(module)["__all__"] = sorted({*module.__all__, *names})
 
 
 def import_homonyms(package: ModuleType) -> None:
