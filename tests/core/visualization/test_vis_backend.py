@@ -377,6 +377,18 @@ def fake(monkeypatch):
     return install
 
 
+def test_trackers_take_images_of_other_types(tmp_path, fake):
+    wandb = fake("wandb")
+    backend = WandbVisBackend(str(tmp_path))
+    for image in (np.full((2, 2, 3), 255), np.ones((2, 2), bool), np.full((2, 2), 0.5)):
+        backend.add_image("a", image)
+    shown = [call.args[0] for call in wandb.Image.call_args_list]
+    assert ["uint8", "uint8", "float64"] == [str(image.dtype) for image in shown]
+    assert [255, 255, 0.5] == [image.max() for image in shown]
+    with pytest.raises(ValueError, match="values of 0 to 255, but got 0 to 256"):
+        backend.add_image("a", np.array([[0, 256]]))
+
+
 def test_wandb_settings_reach_the_library(tmp_path, config, fake):
     wandb = fake("wandb")
     run = wandb.init.return_value

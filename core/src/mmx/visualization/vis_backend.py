@@ -194,6 +194,19 @@ def to_plain(value: Any) -> Any:
     return str(value)
 
 
+def check_picture(image: Any) -> None:
+    """Raise unless ``image`` is ``(H, W)`` or ``(H, W, C)``.
+
+    Raises:
+        TypeError: It is no array.
+        ValueError: It has another shape.
+    """
+    if not isinstance(image, np.ndarray):
+        raise InvalidTypeError(f"image should be a NumPy array, but got {type(image).__name__}")
+    if image.ndim not in (2, 3):
+        raise InvalidValueError(f"image should be (H, W) or (H, W, C), but got {image.shape}")
+
+
 def check_image(image: Any) -> None:
     """Raise unless ``image`` is ``(H, W)`` or ``(H, W, C)`` in uint8.
 
@@ -201,12 +214,31 @@ def check_image(image: Any) -> None:
         TypeError: It is no array.
         ValueError: It has another dtype or shape.
     """
-    if not isinstance(image, np.ndarray):
-        raise InvalidTypeError(f"image should be a NumPy array, but got {type(image).__name__}")
-    if image.dtype != np.uint8:
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         raise InvalidValueError(f"image should have the dtype uint8, but got {image.dtype}")
-    if image.ndim not in (2, 3):
-        raise InvalidValueError(f"image should be (H, W) or (H, W, C), but got {image.shape}")
+    check_picture(image)
+
+
+def to_picture(image: Any) -> np.ndarray[Any, Any]:
+    """Return an image as trackers take it: integers as uint8, floats as they are.
+
+    Raises:
+        TypeError: It is no array.
+        ValueError: It has another shape than ``(H, W)`` or ``(H, W, C)``, or integers beyond
+            0–255.
+    """
+    check_picture(image)
+    picture: np.ndarray[Any, Any] = image
+    if picture.dtype == np.bool_:
+        return picture.astype(np.uint8) * 255
+    if picture.dtype.kind in "iu" and picture.dtype != np.uint8:
+        if picture.size and not 0 <= picture.min() <= picture.max() <= 255:
+            raise InvalidValueError(
+                "an image of integers should have values of 0 to 255, but got "
+                f"{picture.min()} to {picture.max()}"
+            )
+        return picture.astype(np.uint8)
+    return picture
 
 
 @VISBACKENDS.register_module()
@@ -420,8 +452,8 @@ class TensorboardVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         layout = "HW" if image.ndim == 2 else "HWC"
         self._tensorboard.add_image(name, image, step, dataformats=layout)
 
@@ -550,8 +582,8 @@ class WandbVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         picture = self._wandb.Image(image)
         self._run.log({name: picture, "step": step}, commit=self._commit)
 
@@ -708,7 +740,7 @@ class MLflowVisBackend(BaseVisBackend):
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
         """Record an image as the artifact ``<name>_<step>.png``."""
-        check_image(image)
+        image = to_picture(image)
         stem, suffix = os.path.splitext(name)
         self._mlflow.log_image(image, f"{stem}_{step}{suffix or '.png'}")
 
@@ -814,8 +846,8 @@ class ClearMLVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         self._logger.report_image(name, name, iteration=step, image=image)
 
     @force_init_env
@@ -904,8 +936,8 @@ class NeptuneVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         types = self._import("neptune.types", "neptune")
         # Neptune takes floats from 0 to 1.
         picture = types.File.as_image(image.astype(np.float32) / 255)
@@ -996,8 +1028,8 @@ class DVCLiveVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         if not os.path.splitext(name)[1]:
             name = f"{name}.png"
         self._dvclive.step = step
@@ -1089,8 +1121,8 @@ class AimVisBackend(BaseVisBackend):
     def add_image(
         self, name: str, image: np.ndarray[Any, Any], step: int = 0, **kwargs: Any
     ) -> None:
-        """Record an image: ``(H, W)`` or ``(H, W, C)``, uint8, RGB."""
-        check_image(image)
+        """Record an image: ``(H, W)`` or ``(H, W, C)``, RGB; integers are 0–255."""
+        image = to_picture(image)
         self._aim_run.track(name=name, value=self._aim.Image(image), step=step)
 
     @force_init_env

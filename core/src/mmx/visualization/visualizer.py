@@ -34,7 +34,14 @@ from mmx.visualization.utils import (
     value2list,
     wait_continue,
 )
-from mmx.visualization.vis_backend import BaseVisBackend, MissingExtraError, check_image, write_png
+from mmx.visualization.vis_backend import (
+    BaseVisBackend,
+    LocalVisBackend,
+    MissingExtraError,
+    check_image,
+    check_picture,
+    write_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -870,14 +877,16 @@ class Visualizer(ManagerMixin):
 
         Args:
             name: Its name; slashes make folders.
-            image: ``(H, W)`` or ``(H, W, 3)``, uint8, RGB.
+            image: ``(H, W)`` or ``(H, W, 3)``, RGB, of integers from 0 to 255; files need uint8.
             step: Iteration or epoch.
 
         Raises:
             TypeError: ``image`` is no array.
-            ValueError: It has another dtype or shape.
+            ValueError: It has another shape, or a dtype that a back end cannot write.
         """
-        check_image(image)
+        check_picture(image)
+        if any(isinstance(backend, LocalVisBackend) for backend in self._vis_backends.values()):
+            check_image(image)
         self._each("add_image", name, image, step)
 
     @master_only
