@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmx.analysis.jit_handles import Handle
 from mmx.logging import print_log
+from mmx.utils.errors import InvalidTypeError
 
 # Operators that move or compare numbers: they count as nothing.
 _IGNORED_OPS = {
@@ -216,8 +217,11 @@ class JitModelAnalysis:
         """Return the name under which a module is counted.
 
         Raises:
+            TypeError: The name is no str.
             KeyError: There is no module of this name.
         """
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"Module name must be a string, but got {type(name)}")
         try:
             return self._aliases[name]
         except KeyError:
