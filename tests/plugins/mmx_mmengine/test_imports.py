@@ -79,6 +79,28 @@ def test_this_import_works_by_itself(statement: str) -> None:
     run(statement)
 
 
+def test_finders_that_are_put_first_later_load_no_module_twice() -> None:
+    run(
+        """
+        import sys
+        import mmengine
+        from importlib.machinery import PathFinder
+
+        class Eager:
+            # As pytest's, which rewrites modules whose names begin with "test_".
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                if name.rpartition(".")[2].startswith("test_"):
+                    return PathFinder.find_spec(name, path)
+
+        sys.meta_path.insert(0, Eager)
+        import mmengine.hooks.test_time_aug_hook as old
+        import mmx.hooks.test_time_aug_hook as new
+        assert old is new
+        """
+    )
+
+
 def test_what_is_nowhere_is_an_import_error_as_ever() -> None:
     import mmengine
     import mmengine.runner

@@ -101,6 +101,11 @@ class AliasFinder(MetaPathFinder):
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Return a spec whose loader gives the module of mmx, or None where mmx has none."""
+        if sys.meta_path[0] is not self and fullname.startswith(f"{PACKAGE}."):
+            # One that came before us since might find modules in the folders of mmx by themselves,
+            # and load them twice.
+            sys.meta_path.remove(self)
+            sys.meta_path.insert(0, self)
         if fullname in extra.EXTRA:
             spec = PathFinder.find_spec(fullname, path, target)
             if spec is not None and type(spec.loader) is SourceFileLoader:
