@@ -86,8 +86,8 @@ def test_triggered_stages_are_those_a_class_overrides_in_the_order_of_a_run():
 # Recorded from mmengine 0.10.7: rows are epochs 0 to 3, columns (n, start) for n in -1, 0, 1, 2
 # and start in 0, 1, 2.
 EVERY = [
-    [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0],
-    [0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0],
+    [0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0],
+    [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1],
     [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0],
     [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1],
 ]

@@ -25,13 +25,17 @@ BackendArgs = dict[str, Any] | None
 backend_instances: dict[str, Any] = {}
 
 
+# What `FileClient` calls them.
+_OLD_NAMES = {"disk": "local"}
+
+
 def _get_file_backend(prefix: str, backend_args: dict[str, Any]) -> Any:
     # The caller's dict stays as it is: it often belongs to a config.
     arguments = dict(backend_args)
     name = arguments.pop("backend", None)
     if name is not None:
         try:
-            cls = backends[name]
+            cls = backends[_OLD_NAMES.get(name, name)]
         except (KeyError, TypeError):
             raise UnknownBackendError(
                 f"no storage back end has the name {name!r}; registered are {', '.join(sorted(backends))}",

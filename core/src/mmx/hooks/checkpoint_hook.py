@@ -168,7 +168,7 @@ class CheckpointHook(Hook):
                 raise InvalidValueError('Only support one "auto" in "save_best" list')
             if len(set(save_best)) != len(save_best):
                 raise InvalidValueError('Find duplicate element in "save_best"')
-        self.save_best = save_best
+        self.save_best = [save_best] if isinstance(save_best, str) else save_best
         self.greater_keys = _key_list(greater_keys, self._default_greater_keys)
         self.less_keys = _key_list(less_keys, self._default_less_keys)
         rules: list[str | None] = rule if isinstance(rule, list) else [rule]
@@ -176,15 +176,10 @@ class CheckpointHook(Hook):
             if one is not None and one not in self.rule_map:
                 raise KeyError(f'rule must be greater, less or None, but got "{one}".')
         self.key_indicators: list[str] = []
-        self.rules: list[str] = []
-        self._rule = rule
-        if save_best is None or save_best in ("auto", ["auto"]):
-            if len(rules) > 1:
-                raise InvalidValueError(
-                    f"rule {rules} has more entries than save_best {save_best!r}"
-                )
+        self.rules: list[Any] = []
+        if self.save_best is None:
             return
-        keys = [save_best] if isinstance(save_best, str) else list(save_best)
+        keys = list(self.save_best)
         if len(rules) == 1:
             rules = rules * len(keys)
         if len(rules) != len(keys):
@@ -193,7 +188,11 @@ class CheckpointHook(Hook):
                 f"but got {len(rules)} and {len(keys)}."
             )
         for key, one in zip(keys, rules, strict=True):
-            self.rules.append(infer_rule(key, one, self.greater_keys, self.less_keys))
+            # With "auto" the first metric of the first validation decides.
+            is_known = key != "auto"
+            self.rules.append(
+                infer_rule(key, one, self.greater_keys, self.less_keys) if is_known else one
+            )
             self.key_indicators.append(key)
 
     @property
@@ -202,6 +201,7 @@ class CheckpointHook(Hook):
         return {
             key: self.rule_map[rule]
             for key, rule in zip(self.key_indicators, self.rules, strict=True)
+            if rule is not None
         }
 
     # Stages ---------------------------------------------------------------------------------
@@ -452,11 +452,8 @@ class CheckpointHook(Hook):
             step, unit = runner.iter, "iter"
         meta = {"epoch": runner.epoch, "iter": runner.iter}
         name = self.filename_tmpl.format(step)
-        if self.save_best in ("auto", ["auto"]) and not self.key_indicators:
-            self._init_rule(
-                self._rule if not isinstance(self._rule, list) else self._rule[0],
-                next(iter(metrics)),
-            )
+        if self.key_indicators == ["auto"]:
+            self._init_rule(self.rules[0], next(iter(metrics)))
         hub = runner.message_hub
         single = len(self.key_indicators) == 1
         for key, rule in zip(self.key_indicators, self.rules, strict=True):

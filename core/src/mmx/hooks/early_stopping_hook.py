@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmx.hooks.hook import Hook
 from mmx.hooks.metric_rule import GREATER_KEYS, IS_BETTER, LESS_KEYS, WORST, infer_rule
 from mmx.registry import HOOKS
-from mmx.utils.errors import InvalidTypeError
+from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
@@ -48,6 +48,10 @@ class EarlyStoppingHook(Hook):
         patience: int = 5,
         stopping_threshold: float | None = None,
     ) -> None:
+        if rule not in (None, *self.rule_map):
+            raise InvalidValueError(
+                f'`rule` should be either "greater" or "less", but got {rule!r} for {monitor!r}'
+            )
         self.monitor = monitor
         self.rule = infer_rule(monitor, rule, self._default_greater_keys, self._default_less_keys)
         self.min_delta = min_delta if self.rule == "greater" else -min_delta
@@ -86,6 +90,11 @@ class EarlyStoppingHook(Hook):
                 raise RuntimeError(message)
             warnings.warn(message, stacklevel=2)
             return
+        if isinstance(metrics[self.monitor], str):
+            raise InvalidTypeError(
+                f"the monitored metric {self.monitor} must be a number, "
+                f"but got {metrics[self.monitor]!r}"
+            )
         stop, reason = self._check_stop_condition(float(metrics[self.monitor]))
         if stop:
             runner.train_loop.stop_training = True
@@ -104,7 +113,7 @@ class EarlyStoppingHook(Hook):
             return True, (
                 f"Stopping threshold reached: `{self.monitor}` = {current_score} is {self.rule} than {goal}."
             )
-        if self._compare(current_score, self.best_score + self.min_delta):
+        if self._is_improvement(current_score):
             improved = abs(current_score - self.best_score)
             self.best_score = current_score
             self.wait_count = 0
@@ -119,6 +128,11 @@ class EarlyStoppingHook(Hook):
                 f"best score: {self.best_score:.3f}."
             )
         return False, ""
+
+    def _is_improvement(self, score: float) -> bool:
+        # What is exactly `min_delta` better counts; what is not a number does not.
+        least = self.best_score + self.min_delta
+        return score == least or self._compare(score, least)
 
     def _compare(self, new: float, old: float) -> bool:
         return self.rule_map[self.rule](new, old)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmx.device import is_cuda_available
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.registry import HOOKS
 
@@ -37,7 +38,9 @@ class EmptyCacheHook(Hook):
 
     @staticmethod
     def _empty() -> None:
-        if torch.accelerator.is_available():
+        if is_cuda_available():
+            torch.cuda.empty_cache()
+        elif torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
     def _after_iter(

@@ -242,7 +242,7 @@ class Hook:
             start: Epochs before this one do not count.
         """
         done = runner.epoch + 1 - start
-        return n > 0 and done > 0 and done % n == 0
+        return n > 0 and done >= 0 and done % n == 0
 
     def every_n_inner_iters(self, batch_idx: int, n: int) -> bool:
         """Tell whether the batch ends a group of ``n`` batches of its epoch."""
@@ -257,7 +257,7 @@ class Hook:
             start: Iterations before this one do not count.
         """
         done = runner.iter + 1 - start
-        return n > 0 and done > 0 and done % n == 0
+        return n > 0 and done >= 0 and done % n == 0
 
     def end_of_epoch(self, dataloader: Any, batch_idx: int) -> bool:
         """Tell whether the batch is the last one of the data loader."""

@@ -44,6 +44,7 @@ class IterTimerHook(Hook):
         self._log_data_time: dict[str, Callable[[float], None]] = {}
         self._log_time: dict[str, Callable[[float], None]] = {}
         self._facts: dict[str, Any] = {}
+        self._hub: Any = None
         self.t = perf_counter()
 
     def before_train(self, runner: RunnerLike) -> None:
@@ -57,17 +58,16 @@ class IterTimerHook(Hook):
 
     def after_run(self, runner: RunnerLike) -> None:
         """Forget the hub of the run."""
-        for known in (self._lengths, self._log_data_time, self._log_time):
-            known.clear()
-        self._facts = {}
+        self._lengths.clear()
+        self._leave_hub(None)
+
+    def _leave_hub(self, hub: Any) -> None:
+        """Forget the ways into the hub of before; ``hub`` is the one from now on."""
+        self._log_data_time.clear()
+        self._log_time.clear()
+        self._facts, self._hub = {}, hub
 
     def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
-        hub = runner.message_hub
-        if isinstance(hub, MessageHub):
-            names = _names(mode)
-            self._log_data_time[mode], self._log_time[mode] = map(hub.lane, names)
-            # The first iteration enters `eta`; from then on it is only replaced.
-            self._facts = hub.runtime_info if "eta" in hub.runtime_info else {}
         self.t = perf_counter()
 
     def _after_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
@@ -81,11 +81,21 @@ class IterTimerHook(Hook):
         data_batch: DATA_BATCH = None,
         mode: str = "train",
     ) -> None:
+        hub = runner.message_hub
+        if hub is not self._hub:
+            self._leave_hub(hub)
         log = self._log_data_time.get(mode)
         if log is None:
-            runner.message_hub.update_scalar(_names(mode)[0], perf_counter() - self.t)
+            hub.update_scalar(_names(mode)[0], perf_counter() - self.t)
+            if isinstance(hub, MessageHub):
+                self._open_lanes(hub, mode)
         else:
             log(perf_counter() - self.t)
+
+    def _open_lanes(self, hub: MessageHub, mode: str) -> None:
+        self._log_data_time[mode], self._log_time[mode] = map(hub.lane, _names(mode))
+        # The first iteration enters `eta`; from then on it is only replaced.
+        self._facts = hub.runtime_info if "eta" in hub.runtime_info else {}
 
     def _after_iter(
         self,
@@ -97,9 +107,12 @@ class IterTimerHook(Hook):
     ) -> None:
         now = perf_counter()
         seconds, self.t = now - self.t, now
+        hub = runner.message_hub
+        if hub is not self._hub:
+            self._leave_hub(hub)
         log = self._log_time.get(mode)
         if log is None:
-            runner.message_hub.update_scalar(_names(mode)[1], seconds)
+            hub.update_scalar(_names(mode)[1], seconds)
         else:
             log(seconds)
         if mode == "train":
@@ -117,11 +130,11 @@ class IterTimerHook(Hook):
         if self._facts:
             self._facts["eta"] = eta
         else:
-            runner.message_hub.update_info("eta", eta)
+            hub.update_info("eta", eta)
             if log is not None:
-                self._facts = runner.message_hub.runtime_info
+                self._facts = hub.runtime_info
         if done % _FLUSH_INTERVAL == 0 and log is not None:
-            runner.message_hub.flush()
+            hub.flush()
 
 
 def _loader(runner: RunnerLike, mode: str) -> Any:

@@ -23,12 +23,8 @@ class SyncBuffersHook(Hook):
     priority = "NORMAL"
 
     def __init__(self) -> None:
+        self.distributed = is_distributed()
         self.called_in_train = False
-
-    @property
-    def distributed(self) -> bool:
-        """Whether there is anything to do."""
-        return is_distributed()
 
     def before_val_epoch(self, runner: RunnerLike) -> None:
         """Average the buffers, unless the training epoch that ended just now did."""
