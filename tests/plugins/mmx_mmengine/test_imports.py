@@ -52,31 +52,51 @@ def test_both_names_are_one_module_in_either_order(first: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import mmengine.runner.checkpoint as c; c.load_checkpoint",
-        "from mmengine.runner import checkpoint; checkpoint.load_checkpoint",
-        "import mmengine; mmengine.runner.checkpoint.load_checkpoint",
-        "import mmengine.runner; mmengine.runner.loops.EpochBasedTrainLoop",
-        "from mmengine import Config, ConfigDict, MessageHub, track_iter_progress, mkdir_or_exist",
-        "from mmengine import *; Config, load, MMLogger, MODELS, is_list_of",
-        "from mmengine.hooks import *; CheckpointHook, NPUProfilerHook",
-        "from mmengine.runner import *; Runner, get_mmcls_models",
-        "from mmengine._strategy import *; ColossalAIStrategy",
-        "from mmengine.utils.dl_utils.collect_env import collect_env as a\n"
-        "from mmengine.utils.dl_utils import collect_env as b; assert a is b",
-        "from mmengine.dist import dist, utils; dist.all_reduce, utils.get_rank",
-        "from mmengine._strategy import SingleDeviceStrategy, ColossalAIStrategy",
-        "import mmengine._strategy.fsdp as f; f.FSDPStrategy",
-        "from mmengine.testing._internal import MultiProcessTestCase",
-        "from mmengine.runner.checkpoint import _load_checkpoint, load_from_http, get_mmcls_models",
-        "from mmengine.structures.instance_data import IndexType, InstanceData",
-        "from mmengine.visualization.utils import img_from_canvas",
-    ],
-)
-def test_this_import_works_by_itself(statement: str) -> None:
-    run(statement)
+STATEMENTS = [
+    "import mmengine.runner.checkpoint as c; c.load_checkpoint",
+    "from mmengine.runner import checkpoint; checkpoint.load_checkpoint",
+    "import mmengine; mmengine.runner.checkpoint.load_checkpoint",
+    "import mmengine.runner; mmengine.runner.loops.EpochBasedTrainLoop",
+    "from mmengine import Config, ConfigDict, MessageHub, track_iter_progress, mkdir_or_exist",
+    "from mmengine import *; Config, load, MMLogger, MODELS, is_list_of",
+    "from mmengine.hooks import *; CheckpointHook, NPUProfilerHook",
+    "from mmengine.runner import *; Runner, get_mmcls_models",
+    "from mmengine._strategy import *; ColossalAIStrategy",
+    "from mmengine.utils.dl_utils.collect_env import collect_env as a\n"
+    "from mmengine.utils.dl_utils import collect_env as b; assert a is b",
+    "from mmengine.dist import dist, utils; dist.all_reduce, utils.get_rank",
+    "from mmengine._strategy import SingleDeviceStrategy, ColossalAIStrategy",
+    "import mmengine._strategy.fsdp as f; f.FSDPStrategy",
+    "from mmengine.testing._internal import MultiProcessTestCase",
+    "from mmengine.runner.checkpoint import _load_checkpoint, load_from_http, get_mmcls_models",
+    "from mmengine.structures.instance_data import IndexType, InstanceData",
+    "from mmengine.visualization.utils import img_from_canvas",
+]
+
+
+def test_each_import_works_by_itself() -> None:
+    """Each in a fork of its own of a process that has imported torch and nothing of ours."""
+    run(
+        f"""
+        import os, sys, traceback
+        import torch
+        assert not [name for name in sys.modules if name.startswith(("mmx", "mmengine"))]
+        failed = []
+        for statement in {STATEMENTS!r}:
+            child = os.fork()
+            if child == 0:
+                try:
+                    exec(statement, {{}})
+                except BaseException:
+                    print(statement, file=sys.stderr)
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            if os.waitpid(child, 0)[1]:
+                failed.append(statement)
+        assert not failed, failed
+        """
+    )
 
 
 def test_finders_that_are_put_first_later_load_no_module_twice() -> None:
