@@ -155,6 +155,7 @@ BAD = {
     "configs/old.py": """
         default_scope = 'mmabsent'
         lr_config = dict(policy='step')
+        train_cfg = dict(by_epoch=True, max_epoch=3)
         optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, momentun=0.9))
         default_hooks = dict(logger=dict(type='mmengine.LoggerHook', intervall=1))
         custom_hooks = [{'type': 'EarlyStoppingHook', 'monitors': 1}]
@@ -169,6 +170,7 @@ BAD = {
         custom_imports:
           imports: [my_package.models]
         total_epochs: 3
+        randomness: {seed: 1, deterministics: true}
         custom_hooks:
           - type: LoggerHook
             intervals: 3
@@ -184,14 +186,16 @@ EXPECTED = [
     ("configs/old.json", 3, "error", "EpochBasedTrainLoop.max_epoch"),
     ("configs/old.py", 1, "warning", "mmabsent"),
     ("configs/old.py", 2, "error", "lr_config"),
-    ("configs/old.py", 3, "error", "SGD.momentun"),
-    ("configs/old.py", 4, "error", "LoggerHook.intervall"),
-    ("configs/old.py", 5, "error", "EarlyStoppingHook.monitors"),
-    ("configs/old.py", 6, "warning", "json.decoder.JSONDecoder"),
-    ("configs/old.py", 6, "warning", "mmabsent"),
+    ("configs/old.py", 3, "error", "train_cfg.max_epoch"),
+    ("configs/old.py", 4, "error", "SGD.momentun"),
+    ("configs/old.py", 5, "error", "LoggerHook.intervall"),
+    ("configs/old.py", 6, "error", "EarlyStoppingHook.monitors"),
+    ("configs/old.py", 7, "warning", "json.decoder.JSONDecoder"),
+    ("configs/old.py", 7, "warning", "mmabsent"),
     ("configs/old.yaml", 2, "warning", "custom_imports"),
     ("configs/old.yaml", 3, "error", "total_epochs"),
-    ("configs/old.yaml", 6, "error", "LoggerHook.intervals"),
+    ("configs/old.yaml", 4, "error", "randomness.deterministics"),
+    ("configs/old.yaml", 7, "error", "LoggerHook.intervals"),
     ("tools.py", 2, "error", "mmengine.nothing"),
     ("tools.py", 3, "error", "mmengine.runner.LogProcesor"),
     ("tools.py", 4, "error", "mmengine.config.utils.ImportTransformer"),
@@ -228,11 +232,11 @@ def test_findings_name_what_to_write_instead(tmp_path: Path) -> None:
         "does not call. Instead: override build_param_scheduler",
         f"{tmp_path}/tools.py:26: error: mkdir_or_exist() takes 2 arguments by place in mmx, and 3 "
         "are given. Give the further ones by name",
-        f"{tmp_path}/configs/old.py:3: error: SGD takes no argument 'momentun' in mmx. Did you mean "
+        f"{tmp_path}/configs/old.py:4: error: SGD takes no argument 'momentun' in mmx. Did you mean "
         "'momentum'?",
         f"{tmp_path}/configs/old.py:2: error: 'lr_config' is a key of configs for mmcv 1.x, which "
         "nothing reads. Use param_scheduler",
-        "7 files read: 24 errors, 6 warnings",
+        "7 files read: 26 errors, 6 warnings",
     ):
         assert text in lines
 
@@ -245,7 +249,7 @@ def test_the_exit_status_tells_whether_something_does_not_run(tmp_path: Path) ->
     one = str(bad / "configs/old.yaml")
     result = run(command, ["--mmengine", one, "--json"], standalone_mode=False)
     facts = json.loads(result.stdout)
-    assert (1, 2) == (facts["files"], facts["errors"])
+    assert (1, 3) == (facts["files"], facts["errors"])
     assert {
         "file": one,
         "line": 3,

@@ -31,6 +31,10 @@ def read(file: Path, text: str, around: parts.Surroundings, report: Report) -> b
         return False
     for name in top.keys() & OLD_KEYS.keys():
         sources.add_old_key(file, top[name], name, report)
+    for key, value in root.value:
+        if isinstance(value, yaml.MappingNode):
+            lines = {k.value: k.start_mark.line + 1 for k, _ in value.value if _is_text(k)}
+            sources.add_settings(file, str(key.value), lines, report)
     pending: list[yaml.Node] = [root]
     while pending:
         node = pending.pop()

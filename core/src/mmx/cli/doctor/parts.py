@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmx.cli.doctor.tables import LOOPS, SETTINGS
 from mmx.config.check.signatures import accepted_by
 
 # Keys beside a part's own arguments: of every part, and by the registry that builds it.
@@ -62,6 +63,22 @@ def unknown_arguments(name: str, keys: Iterable[str]) -> tuple[list[str], list[s
     if not taken:
         return [], []
     return [key for key in keys if key not in taken | EVERYWHERE], sorted(taken)
+
+
+def keys_of_setting(name: str) -> frozenset[str]:
+    """Return the keys of a dict at the top of a config that names no type; none if unknown."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    if name not in LOOPS:
+        return frozenset()
+    taken = {"by_epoch"}
+    for loop in LOOPS[name]:
+        for part in core_parts().get(loop, ()):
+            accepted = accepted_by(part.value)
+            if accepted is None or accepted.is_open:
+                return frozenset()
+            taken |= set(accepted.hints)
+    return frozenset(taken)
 
 
 @dataclass

@@ -196,7 +196,7 @@ class SourceReader(ast.NodeVisitor):
         if isinstance(node.func, ast.Name) and node.func.id in _DICTS:
             given: dict[str, ast.expr] = {k.arg: k.value for k in node.keywords if k.arg}
             if "type" in given:
-                self._part(given, {k.arg: k.value.lineno for k in node.keywords if k.arg}, node)
+                self._part(given, _lines(node))
             return
         path = self._path_of(node.func)
         if not path.startswith(f"{names.PACKAGE}."):
@@ -262,16 +262,15 @@ class SourceReader(ast.NodeVisitor):
     # ------------------------------------------------------------------ configs
 
     def _literal(self, node: ast.Dict) -> None:
-        given: dict[str, ast.expr] = {}
-        lines: dict[str, int] = {}
-        for key, value in zip(node.keys, node.values, strict=True):
-            if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                given[key.value] = value
-                lines[key.value] = key.lineno
+        given = {
+            key.value: value
+            for key, value in zip(node.keys, node.values, strict=True)
+            if isinstance(key, ast.Constant) and isinstance(key.value, str)
+        }
         if "type" in given:
-            self._part(given, lines, node)
+            self._part(given, _lines(node))
 
-    def _part(self, given: dict[str, ast.expr], lines: dict[str, int], node: ast.expr) -> None:
+    def _part(self, given: dict[str, ast.expr], lines: dict[str, int]) -> None:
         kind = given["type"]
         scope = given.get("_scope_")
         if isinstance(scope, ast.Constant) and isinstance(scope.value, str):
@@ -294,6 +293,8 @@ class SourceReader(ast.NodeVisitor):
             for name, value in _assigned(node):
                 if name in OLD_KEYS and not self._is_used(name):
                     add_old_key(self.file, node.lineno, name, self.report)
+                if value is not None:
+                    add_settings(self.file, name, _lines(value), self.report)
                 if name == "default_scope" and isinstance(value, ast.Constant):
                     scope = value.value
                     if isinstance(scope, str):
@@ -372,6 +373,17 @@ def add_unknown(file: Path, name: str, lines: dict[str, int], report: Report) ->
         report.add(file, lines[key], "config", f"{name}.{key}", text, close_name(key, taken))
 
 
+def add_settings(file: Path, name: str, lines: dict[str, int], report: Report) -> None:
+    """Add the keys that a dict at the top of a config does not have in mmx."""
+    known = parts.keys_of_setting(name)
+    if not known or "type" in lines:
+        return
+    for key, line in lines.items():
+        if key not in known | parts.EVERYWHERE:
+            text = f"{name} has no key {key!r} in mmx"
+            report.add(file, line, "config", f"{name}.{key}", text, close_name(key, sorted(known)))
+
+
 def add_old_key(file: Path, line: int, name: str, report: Report) -> None:
     """Add a key at the top of a config that nothing reads."""
     text = f"{name!r} is a key of configs for mmcv 1.x, which nothing reads"
@@ -410,6 +422,19 @@ def declared_scopes(tree: ast.Module) -> Iterator[str]:
             for keyword in node.keywords:
                 if keyword.arg == "scope" and isinstance(keyword.value, ast.Constant):
                     yield str(keyword.value.value)
+
+
+def _lines(node: ast.expr) -> dict[str, int]:
+    """Return the keys of a dict, written in either way, with their lines."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DICTS:
+        return {k.arg: k.value.lineno for k in node.keywords if k.arg}
+    if isinstance(node, ast.Dict):
+        return {
+            key.value: key.lineno
+            for key in node.keys
+            if isinstance(key, ast.Constant) and isinstance(key.value, str)
+        }
+    return {}
 
 
 def _is_register(call: ast.Call) -> bool:

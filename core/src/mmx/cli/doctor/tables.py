@@ -137,6 +137,19 @@ OLD_KEYS = {
     "workflow": "train_cfg and val_cfg",
 }
 
+# Keys at the top of configs -> what they hold; a dict with a ``type`` is judged by that.
+SETTINGS = {
+    "randomness": frozenset({"seed", "diff_rank_seed", "deterministic"}),
+    "auto_scale_lr": frozenset({"enable", "base_batch_size"}),
+    "env_cfg": frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
+}
+# The same, held by these loops.
+LOOPS = {
+    "train_cfg": ("EpochBasedTrainLoop", "IterBasedTrainLoop"),
+    "val_cfg": ("ValLoop",),
+    "test_cfg": ("TestLoop",),
+}
+
 # Names of the old package that have no counterpart -> what to do instead.
 REPLACED = {
     "mmengine._strategy.colossalai": "use FSDPStrategy or DeepSpeedStrategy",
