@@ -246,7 +246,7 @@ def fake_distribution(folder: Path, name: str, version: str) -> None:
         (place / file).write_text(text.format(name=name, version=version))
 
 
-@pytest.mark.parametrize("name", ["mmengine", "MMEngine"])
+@pytest.mark.parametrize("name", ["mmengine", "MMEngine", "mmengine_lite"])
 def test_the_real_package_beside_this_one_is_refused(name: str, tmp_path: Path) -> None:
     fake_distribution(tmp_path, name, "0.10.4")
     code = """
@@ -256,12 +256,13 @@ def test_the_real_package_beside_this_one_is_refused(name: str, tmp_path: Path) 
             print(error)
         """
     text = run(code, env={"PYTHONPATH": str(tmp_path)})
-    assert f"both mmengine 0.10.4 (in {tmp_path}) and mmx-mmengine are installed" in text
-    assert "pip uninstall -y mmengine mmx-mmengine" in text
+    called = name.lower().replace("_", "-")
+    assert f"both {called} 0.10.4 (in {tmp_path}) and mmx-mmengine are installed" in text
+    assert f"pip uninstall -y {called} mmx-mmengine" in text
     assert "pip install mmx-mmengine" in text
 
 
 def test_packages_with_like_names_are_no_conflict(tmp_path: Path) -> None:
-    for name in ("mmengine_lite", "mmengine_extra"):
+    for name in ("mmengine_extra", "mmx_mmengine_tools"):
         fake_distribution(tmp_path, name, "1.0")
     run("import mmengine", env={"PYTHONPATH": str(tmp_path)})
