@@ -540,21 +540,22 @@ class WandbVisBackend(BaseVisBackend):
         self._run = wandb.init(**options)
         self._run_id = getattr(self._run, "id", None)
         self._wandb = wandb
-        # The module's functions speak to the run that has just begun.
-        wandb.define_metric("*", step_metric="step", step_sync=True)
+        # The module's functions speak to the run that has just begun, unless it runs beside another.
+        current: Any = self._run if options.get("reinit") == "create_new" else wandb
+        current.define_metric("*", step_metric="step", step_sync=True)
         chosen = self._define_metric_cfg
         if isinstance(chosen, Mapping):
             for metric, summary in chosen.items():
                 # What a name is given does not come from "*"; two calls are merged.
-                wandb.define_metric(metric, step_metric="step")
-                wandb.define_metric(metric, summary=summary)
+                current.define_metric(metric, step_metric="step")
+                current.define_metric(metric, summary=summary)
         elif isinstance(chosen, list):
             for arguments in chosen:
                 if not isinstance(arguments, Mapping):
                     raise InvalidTypeError(
                         f"define_metric_cfg should hold dicts, but got {arguments!r}"
                     )
-                wandb.define_metric(**arguments)
+                current.define_metric(**arguments)
         elif chosen is not None:
             raise InvalidValueError(
                 f"define_metric_cfg should be dict or list, but got {type(chosen).__name__}"
