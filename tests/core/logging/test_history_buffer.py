@@ -35,7 +35,9 @@ def test_first_values_may_be_any_sequence(as_sequence):
 
 
 def test_arrays_of_ints_stay_ints_until_a_float_arrives():
-    buffer = filled([1, 2])
+    assert np.float64 == filled([1, 2]).data[0].dtype  # as of an array that starts out empty
+    buffer = HistoryBuffer([1], [1])
+    buffer.update(2)
     assert np.int64 == buffer.data[0].dtype
     assert isinstance(buffer.current(), np.int64)
     assert isinstance(buffer.max(), np.int64)

@@ -151,6 +151,13 @@ class HistoryBuffer:
                     stacklevel=2,
                 )
             self._fill(log_history, count_history)
+        else:
+            # As an array that starts out empty, it is one of floats.
+            self._int_logs = self._int_counts = False
+
+    def keep_ints(self) -> None:
+        """Let statistics of an empty buffer be ints for as long as all its values are."""
+        self._int_logs = self._int_counts = True
 
     def _reset(self) -> None:
         # What arrived last, oldest first; None as counts means that all are 1.

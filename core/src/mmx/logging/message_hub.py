@@ -13,7 +13,7 @@ from mmx._engine_name import engine_name
 from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
 from mmx.logging.history_buffer import HistoryBuffer
 from mmx.logging.logger import print_log
-from mmx.utils.errors import InvalidTypeError, InvalidValueError
+from mmx.utils.errors import InvalidKeyError, InvalidTypeError, InvalidValueError
 from mmx.utils.manager import ManagerMixin
 
 if TYPE_CHECKING:
@@ -382,6 +382,7 @@ class MessageHub(ManagerMixin):
         buffer = self._log_scalars.get(key)
         if buffer is None:
             buffer = HistoryBuffer(max_length=self.max_length)
+            buffer.keep_ints()
             buffer.keep_totals()
             self._log_scalars[key] = buffer
         buffer._source = self
@@ -541,7 +542,9 @@ class MessageHub(ManagerMixin):
             )
         for key in ("log_scalars", "runtime_info", "resumed_keys"):
             if key not in state_dict:
-                raise KeyError(f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`")
+                raise InvalidKeyError(
+                    f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`"
+                )
         self._log_scalars = OrderedDict()
         # In place: parts of the run may hold on to it.
         self._runtime_info.clear()

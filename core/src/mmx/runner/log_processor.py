@@ -137,9 +137,14 @@ class LogProcessor:
             header += f"[{epoch}]"
         header += f"[{length}/{length}]  "
 
-        custom_cfg = self._parse_windows_size(runner, batch_idx, self.custom_cfg)
+        cfgs = [*self.custom_cfg]
+        for name in ("time", "data_time"):
+            if all(cfg["data_src"] != name for cfg in self.custom_cfg):
+                # Averages over all of the data set, however short the windows are.
+                cfgs.append({"data_src": name, "window_size": "epoch", "method_name": "mean"})
+        custom_cfg = self._parse_windows_size(runner, batch_idx, cfgs)
         scalars = self._collect_scalars(custom_cfg, runner, mode, self.log_with_hierarchy)
-        others = self._collect_non_scalars(runner, mode)
+        others = self._collect_non_scalars(runner, mode, self.log_with_hierarchy)
 
         times = OrderedDict()
         for name in list(scalars):
@@ -229,14 +234,22 @@ class LogProcessor:
                 tag[f"{shown_prefix}{name}"] = buffers[source].statistics(**options)
         return tag
 
-    def _collect_non_scalars(self, runner: Runner, mode: str) -> dict[str, Any]:
-        """Return name -> value of a mode's results that are no numbers, without the prefix."""
+    def _collect_non_scalars(
+        self, runner: Runner, mode: str, reserve_prefix: bool = False
+    ) -> OrderedDict[str, Any]:
+        """Return name -> value of a mode's results that are no numbers.
+
+        Args:
+            runner: The runner.
+            mode: Its results have the prefix ``<mode>/``.
+            reserve_prefix: Keep the prefix.
+        """
         prefix = f"{mode}/"
-        return {
-            key.removeprefix(prefix): value
+        return OrderedDict(
+            (key if reserve_prefix else key.removeprefix(prefix), value)
             for key, value in runner.message_hub.runtime_info.items()
             if isinstance(key, str) and key.startswith(prefix)
-        }
+        )
 
     def _remove_prefix(self, string: str, prefix: str) -> str:
         return string.removeprefix(prefix)
