@@ -112,3 +112,18 @@ def test_parts_that_only_old_configs_name_are_registered() -> None:
 
     with pytest.raises(NotImplementedError, match="mmx does not drive ColossalAI"):
         STRATEGIES.build(dict(type="ColossalAIStrategy"))
+
+
+def test_the_command_line_takes_either_name_of_the_scope() -> None:
+    import json
+
+    from click.testing import CliRunner
+
+    from mmx.cli.registry_cmd import command
+
+    run = CliRunner().invoke
+    for scope in ("mmx", "mmengine"):
+        shown = run(command, ["show", f"{scope}.EMAHook", "--json"])
+        assert "EMAHook" == json.loads(shown.output)[0]["name"]
+        listed = run(command, ["list", f"HOOKS/{scope}.ema*", "--json"])
+        assert ["EMAHook"] == [row["name"] for row in json.loads(listed.output)]

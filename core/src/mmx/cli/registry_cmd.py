@@ -91,8 +91,13 @@ def matches(pattern: str, variable: str, known: Known) -> bool:
     registry, slash, name = pattern.lower().rpartition("/")
     if slash and not fnmatchcase(variable.lower(), registry):
         return False
+    from mmx_registry.scope import names_of_scope, true_scope
+
     own = known.name.lower()
-    return fnmatchcase(own, name) or fnmatchcase(f"{known.registry.scope.lower()}.{own}", name)
+    scope = true_scope(known.registry.scope)
+    return fnmatchcase(own, name) or any(
+        fnmatchcase(f"{each.lower()}.{own}", name) for each in (scope, *names_of_scope(scope))
+    )
 
 
 @command.command("list")
@@ -132,6 +137,7 @@ def _place(file: str, line: int) -> str:
 def show(name: str, as_json: bool) -> None:
     """Show what NAME stands for: signature, docstring, file, plugin, and who overrides it."""
     from mmx_registry import explain
+    from mmx_registry.scope import true_scope
 
     scope, dot, own = name.rpartition(".")
 
@@ -139,7 +145,8 @@ def show(name: str, as_json: bool) -> None:
         return [
             (variable, known)
             for variable, known in _everything()
-            if known.name == own and (not dot or known.registry.scope == scope)
+            if known.name == own
+            and (not dot or true_scope(known.registry.scope) == true_scope(scope))
         ]
 
     found = look()
