@@ -260,15 +260,27 @@ class RanksOfATestCase(MultiProcessTestCase):
         assert [0, 1] == dist.all_gather_object(self.rank)
         assert (self.rank == 0) is self.is_master
 
-    def test_a_skip_in_every_rank_is_a_skip(self) -> None:
-        self.skipTest("no rank wants it")
-
 
 class FailingRanks(MultiProcessTestCase):
     __test__ = False
 
     def runTest(self) -> None:
         assert self.rank != 1, "rank 1 is against it"
+
+
+class SkippingRanks(MultiProcessTestCase):
+    __test__ = False
+
+    def runTest(self) -> None:
+        self.skipTest("no rank wants it")
+
+
+def test_a_skip_in_every_rank_is_a_skip() -> None:
+    import unittest
+
+    result = unittest.TestResult()
+    SkippingRanks()(result)
+    assert ["no rank wants it"] == [reason for _, reason in result.skipped]
 
 
 def test_the_failure_of_a_rank_is_that_of_the_test() -> None:
