@@ -29,3 +29,7 @@ class UnsafeCheckpointError(CheckpointError):
 
 class MissingPrefixError(CheckpointError, AssertionError):
     """No weight of a checkpoint has the prefix; MMEngine asserts that one has."""
+
+
+class MissingStateError(CheckpointError, RuntimeError):
+    """A file holds no state of a model; MMEngine raises a RuntimeError."""

@@ -72,10 +72,16 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _history_statistic(owner: Any, name: str) -> str:
-    """Stand in for ``getattr``: MMEngine's buffers pickle their own methods through it."""
-    if owner is not _LegacyHistoryBuffer:
-        raise pickle.UnpicklingError("GLOBAL builtins.getattr is allowed on smoothing buffers only")
+class _LegacyOneCycle:
+    """Stands in for the scheduler whose curve, a function of its own, MMEngine pickles by name."""
+
+
+def _method_name(owner: Any, name: str) -> str:
+    """Stand in for ``getattr``, through which MMEngine's objects pickle their own methods."""
+    if owner is not _LegacyHistoryBuffer and owner is not _LegacyOneCycle:
+        raise pickle.UnpicklingError(
+            "GLOBAL builtins.getattr is allowed on smoothing buffers and schedulers only"
+        )
     return name
 
 
@@ -84,9 +90,10 @@ def _history_statistic(owner: Any, name: str) -> str:
 _ALLOWED: list[Any] = [
     *_numpy_globals(),
     (_encode, "_codecs.encode"),
-    (_history_statistic, "builtins.getattr"),
-    (_history_statistic, "__builtin__.getattr"),
+    (_method_name, "builtins.getattr"),
+    (_method_name, "__builtin__.getattr"),
     (_LegacyHistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_LegacyOneCycle, "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler"),
     (_LegacyDict, "mmengine.config.config.ConfigDict"),
     (_LegacyDict, "mmcv.utils.config.ConfigDict"),
     (_LegacyDict, "addict.addict.Dict"),

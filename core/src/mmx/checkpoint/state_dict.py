@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmx.checkpoint.errors import MissingStateError
 from mmx.checkpoint.load import Logger, MapLocation, _load_checkpoint
 from mmx.logging import print_log
 from mmx.registry import MODEL_WRAPPERS
@@ -204,5 +205,5 @@ def load_checkpoint(
     """
     checkpoint = _load_checkpoint(filename, map_location, logger)
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"No state_dict found in checkpoint file {filename}")
+        raise MissingStateError(f"No state_dict found in checkpoint file {filename}")
     return _load_checkpoint_to_model(model, checkpoint, strict, logger, revise_keys)

@@ -13,6 +13,7 @@ import torch
 
 from mmx import checkpoint as checkpoint_io
 from mmx.checkpoint import unwrap
+from mmx.checkpoint.errors import MissingStateError
 from mmx.dataset import dataloader_state, load_dataloader_state
 from mmx.dist import get_world_size, is_main_process
 from mmx.fileio import join_path
@@ -263,7 +264,7 @@ def load(
     """See :meth:`mmx.runner.Runner.load_checkpoint`."""
     checkpoint: dict[str, Any] = checkpoint_io._load_checkpoint(filename, map_location=map_location)
     if not isinstance(checkpoint, dict):
-        raise ValueError(f"No state_dict found in checkpoint file {filename}")
+        raise MissingStateError(f"No state_dict found in checkpoint file {filename}")
     # A file of bare weights has no entries for hooks to look at.
     runner.call_hook("after_load_checkpoint", checkpoint=checkpoint)
     _strategy(runner).load_model_state_dict(
