@@ -51,3 +51,16 @@ def test_names_read_as_attributes_need_no_import_of_their_modules() -> None:
         "    assert not rest or operator.attrgetter(rest)(mmengine) is not None, name\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_further_name_is_where_the_tables_say() -> None:
+    from mmengine._compat import extra
+
+    for module_name, names in extra.EXTRA.items():
+        module = importlib.import_module(module_name)
+        for name, (place, other) in names.items():
+            value = getattr(importlib.import_module(place), other)
+            # What mmx has itself goes first.
+            assert name in vars(module) or getattr(module, name) is value, (module_name, name)
+    for old, new in extra.MOVED.items():
+        assert importlib.import_module(f"mmengine.{old}") is importlib.import_module(new)
