@@ -6,6 +6,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,33 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> 
         _load_checkpoint(tmp_path / "bomb.pth")
     assert caught.value.global_name == "posix.mkdir"
     assert not (tmp_path / "ran").exists()
+
+
+class MethodOf:
+    """Pickled as Python 3 pickles a method that belongs to a class."""
+
+    def __init__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> tuple:
+        return getattr, (self.owner, self.name)
+
+
+def test_the_curve_that_mmengine_saves_with_one_cycle_schedulers_is_read_as_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "mmengine.optim.scheduler.param_scheduler"
+    owner = type("OneCycleParamScheduler", (), {"__module__": place})
+    module = types.ModuleType(place)
+    module.OneCycleParamScheduler = owner  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, place, module)
+    state = {"anneal_func": MethodOf(owner, "_annealing_linear"), "last_step": 3}
+    torch.save({"state_dict": {}, "param_schedulers": [state]}, tmp_path / "a.pth")
+    loaded = _load_checkpoint(tmp_path / "a.pth")["param_schedulers"][0]
+    assert {"anneal_func": "_annealing_linear", "last_step": 3} == loaded
+    torch.save({"x": MethodOf(collections.OrderedDict, "fromkeys")}, tmp_path / "b.pth")
+    with pytest.raises(UnsafeCheckpointError, match="getattr"):
+        _load_checkpoint(tmp_path / "b.pth")
 
 
 def test_a_bare_pickle_bomb_is_refused(tmp_path: Path) -> None:
