@@ -62,7 +62,11 @@ def look_up(path: str) -> Found:
     for number, part in enumerate(parts[1:], start=1):
         so_far = ".".join(parts[:number])
         if isinstance(value, types.ModuleType):
-            following = _of_module(value, so_far, part)
+            try:
+                following = _of_module(value, so_far, part)
+            except ImportError:
+                # It is there, and needs an optional package that is not.
+                return Found()
         elif isinstance(value, type):
             following = inspect.getattr_static(value, part, _NOTHING)
             if following is not _NOTHING:

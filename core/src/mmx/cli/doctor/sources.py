@@ -41,7 +41,7 @@ def close_name(name: str, candidates: list[str], what: str = "Did you mean") -> 
     return f"{what} {near[0]!r}?" if near else ""
 
 
-class SourceReader(ast.NodeVisitor):
+class SourceReader:
     """Reads one file.
 
     Args:
