@@ -42,3 +42,11 @@ def test_without_an_accelerator_nothing_happens(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: pytest.fail("called"))
     EmptyCacheHook().after_train_epoch(None)  # type: ignore[arg-type]  # it is not used
+
+
+def test_a_gpu_is_asked_the_way_that_projects_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("mmx.hooks.empty_cache_hook.is_cuda_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
+    EmptyCacheHook(after_iter=True).after_train_iter(None, 0)  # type: ignore[arg-type]  # unused
+    assert [1] == calls

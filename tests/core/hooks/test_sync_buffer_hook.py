@@ -48,3 +48,11 @@ def test_one_process_keeps_its_buffers() -> None:
     hook.before_val_epoch(runner)
     assert 3 == runner.model.running_mean[0].item()
     assert ["after_train_epoch", "before_val_epoch"] == sorted(hook.get_triggered_stages())
+
+
+def test_a_hook_can_be_told_whether_there_are_ranks() -> None:
+    hook, runner = SyncBuffersHook(), _runner()
+    assert hook.distributed is False
+    hook.distributed = True
+    hook.after_train_epoch(runner)
+    assert hook.called_in_train
