@@ -7,6 +7,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from mmx.utils.errors import InvalidValueError
+
 
 class DictAction(argparse.Action):
     """An argparse action that reads ``KEY=VALUE`` pairs into a dict.
@@ -51,16 +53,18 @@ class DictAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Add pairs to those of earlier uses of the option."""
+        """Add pairs to those of earlier uses of the option.
+
+        Raises:
+            ValueError: One is no ``KEY=VALUE``, or the brackets of a value do not match. As in
+                MMEngine it reaches the caller instead of ending the process.
+        """
         options = copy.copy(getattr(namespace, self.dest, None) or {})
         for pair in [values] if isinstance(values, str) else values or ():
             key, separator, value = pair.partition("=")
             if not separator or not key:
-                raise argparse.ArgumentError(self, f"expected KEY=VALUE, but got {pair!r}")
-            try:
-                options[key] = self._parse_iterable(value)
-            except ValueError as error:
-                raise argparse.ArgumentError(self, f"{key}: {error}") from error
+                raise ValueError(f"{option_string}: expected KEY=VALUE, but got {pair!r}")
+            options[key] = self._parse_iterable(value)
         setattr(namespace, self.dest, options)
 
 
@@ -112,11 +116,11 @@ def _split(text: str) -> list[str]:
             open_brackets.append(char)
         elif char in ")]":
             if not open_brackets or open_brackets.pop() != _PAIRS[char]:
-                raise ValueError(f"Imbalanced brackets exist in {text}")
+                raise InvalidValueError(f"Imbalanced brackets exist in {text}")
         elif char == "," and not open_brackets:
             parts.append(text[start:i])
             start = i + 1
     if open_brackets:
-        raise ValueError(f"Imbalanced brackets exist in {text}")
+        raise InvalidValueError(f"Imbalanced brackets exist in {text}")
     parts.append(text[start:])
     return parts
