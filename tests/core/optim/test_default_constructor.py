@@ -140,14 +140,20 @@ def test_duplicates_are_left_out_on_request(lines):
         build(model, dict(bias_lr_mult=1))
 
 
-def test_what_was_set_is_logged_in_one_record(lines):
+def test_what_was_set_is_logged(lines):
     build(Net(), dict(custom_keys=dict(head=dict(lr_mult=0.5))))
     expected = [
         f"paramwise_options -- head.{name}:{setting}"
         for name in ("weight", "bias")
         for setting in ("lr=0.05", "weight_decay=0.5", "lr_mult=0.5")
     ]
-    assert ["\n".join(expected)] == lines
+    assert expected == lines
+
+
+def test_many_settings_are_one_record(lines):
+    build(nn.Sequential(*(nn.Linear(1, 1) for _ in range(70))), dict(bias_lr_mult=2))
+    (record,) = lines
+    assert 70 == record.count("paramwise_options -- ")
 
 
 def test_keys_that_do_nothing_are_warned_of(lines):

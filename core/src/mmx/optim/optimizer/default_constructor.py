@@ -195,10 +195,12 @@ class DefaultOptimWrapperConstructor:
                 self.add_params(params, child, prefix=child_prefix, is_dcn_module=is_dcn)
         finally:
             if outermost:
-                # One record: a thousand take longer than building the optimizer.
-                if self._lines:
-                    print_log("\n".join(self._lines), logger="current")
+                # A record each, as MMEngine logs them, unless they are many: a thousand records take
+                # longer than building the optimizer.
+                records = self._lines if len(self._lines) <= _MANY else ["\n".join(self._lines)]
                 self._lines = None
+                for record in records:
+                    print_log(record, logger="current")
 
     def _add_own_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str, is_dcn: bool
@@ -356,7 +358,7 @@ class DefaultOptimWrapperConstructor:
 
 
 # From this many groups on, torch's own check for duplicates, whose time grows with the square of
-# their number, takes longer than building the optimizer.
+# their number, takes longer than building the optimizer; and so do as many records in the log.
 _MANY = 64
 
 
