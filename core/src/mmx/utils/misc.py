@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import functools
 import importlib
+import inspect
 import itertools
 import logging
 import shutil
@@ -295,8 +296,8 @@ def deprecated_function(since: str, removed_in: str, instructions: str) -> Calla
             f"    Deprecated and will be removed in version {removed_in}.\n"
             f"    Please {instructions}.\n\n"
         )
-        doc = textwrap.dedent(function.__doc__ or "").strip()
-        wrapped.__doc__ = f"{notice}\n    {doc}"
+        doc = textwrap.indent(inspect.cleandoc(function.__doc__ or ""), "    ")
+        wrapped.__doc__ = f"{notice}\n{doc}\n"
         return wrapped  # type: ignore[return-value]  # the same signature
 
     return wrap
