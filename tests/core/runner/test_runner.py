@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -182,8 +183,9 @@ def test_parts_that_were_not_given_are_none(make_runner):
     runner = make_runner(**NO_TRAIN, **NO_VAL)
     for name in ("train_loop", "val_loop", "test_loop", "train_dataloader", "val_dataloader"):
         assert getattr(runner, name) is None
-    for name in ("test_dataloader", "val_evaluator", "test_evaluator", "max_epochs", "max_iters"):
+    for name in ("test_dataloader", "val_evaluator", "test_evaluator"):
         assert getattr(runner, name) is None
+    assert 0 == runner.max_epochs == runner.max_iters
     assert runner.val_interval is runner.val_begin is None
 
 
@@ -445,6 +447,33 @@ def test_wrap_model_uses_the_wrapper_of_the_config(make_runner):
     assert runner.wrap_model(None, runner.model) is runner.model
     with pytest.raises(TypeError, match='"model_wrapper_cfg" should be None'):
         runner.wrap_model(dict(type="TestWrapper"), runner.model)
+
+
+def test_a_config_for_several_ranks_serves_for_one(make_runner):
+    wrapper = dict(type="MMDistributedDataParallel", find_unused_parameters=True)
+    runner = make_runner(cfg=dict(model_wrapper_cfg=wrapper))
+    assert "Net" == type(runner.model).__name__
+    assert runner.model is runner.wrap_model({}, runner.model)
+
+
+def test_hooks_that_are_replaced_or_changed_in_place_are_called(make_runner):
+    calls = []
+
+    class Telling(Hook):
+        def before_val(self, runner):
+            calls.append("val")
+
+    runner = make_runner()
+    runner._hooks.append(Telling())
+    runner.call_hook("before_val")
+    assert ["val"] == calls
+    runner._hooks = []
+    runner.call_hook("before_val")
+    assert ["val"] == calls
+    stand_in = MagicMock(spec=Hook)
+    runner.hooks.append(stand_in)
+    runner.call_hook("before_val")
+    stand_in.before_val.assert_called_once_with(runner)
 
 
 def test_compile_from_the_config(make_runner):

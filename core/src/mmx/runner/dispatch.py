@@ -26,6 +26,36 @@ _RENAMED = {
 }
 
 
+class HookList(list[Any]):
+    """A list of hooks that tells when it has been changed; else it is a list like any other."""
+
+    def __init__(self, hooks: Iterable[Any], changed: Callable[[Iterable[Any]], None]) -> None:
+        super().__init__(hooks)
+        self._changed = changed
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(self),)
+
+
+def _telling(name: str) -> Callable[..., Any]:
+    change = getattr(list, name)
+
+    @functools.wraps(change)
+    def changed(self: HookList, *args: Any, **kwargs: Any) -> Any:
+        result = change(self, *args, **kwargs)
+        self._changed(self)
+        return result
+
+    return changed
+
+
+for _name in (
+    *("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"),
+    *("__setitem__", "__delitem__", "__iadd__"),
+):
+    setattr(HookList, _name, _telling(_name))
+
+
 class Dispatch:
     """The table stage -> bound methods, in the order in which they run.
 
@@ -85,7 +115,8 @@ def _call_of(hook: Any, stage: str) -> HookCall:
 
 
 def _takes_part(hook: Any, stage: str) -> bool:
-    if stage not in _STAGES or not isinstance(hook, Hook):
+    # Stand-ins may call themselves hooks without being one.
+    if stage not in _STAGES or not issubclass(type(hook), Hook):
         return hasattr(hook, stage)
     if stage in vars(hook):  # replaced on the instance
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ from mmx.registry import (
 )
 from mmx.runner import builders, checkpointing, spec
 from mmx.runner.base_loop import BaseLoop
-from mmx.runner.dispatch import Dispatch, warn_of_misspelled_stages
+from mmx.runner.dispatch import Dispatch, HookList, warn_of_misspelled_stages
 from mmx.runner.log_processor import LogProcessor
 from mmx.runner.loops import EpochBasedTrainLoop as EpochBasedTrainLoop
 from mmx.runner.loops import IterBasedTrainLoop as IterBasedTrainLoop
@@ -230,8 +230,8 @@ class Runner:
             self.strategy = self.build_strategy(arguments["strategy"])
             with config_path("model", self.cfg.filename):
                 self.model = self._prepare_model(arguments["model"], arguments["data_preprocessor"])
-            self._hooks: list[Hook] = []
             self._dispatch = Dispatch()
+            self._hooks = []
             self.register_hooks(arguments["default_hooks"], arguments["custom_hooks"])
             for hook in plugin_default_hooks(arguments):
                 self.register_hook(hook)
@@ -348,16 +348,16 @@ class Runner:
         return self._log_dir
 
     @property
-    def max_epochs(self) -> int | None:
-        """Epochs to train, None without training."""
+    def max_epochs(self) -> int:
+        """Epochs to train, 0 without training."""
         loop = self.train_loop
-        return None if loop is None else loop.max_epochs  # type: ignore[attr-defined]
+        return 0 if loop is None else loop.max_epochs  # type: ignore[attr-defined]
 
     @property
-    def max_iters(self) -> int | None:
-        """Iterations to train, None without training."""
+    def max_iters(self) -> int:
+        """Iterations to train, 0 without training."""
         loop = self.train_loop
-        return None if loop is None else loop.max_iters  # type: ignore[attr-defined]
+        return 0 if loop is None else loop.max_iters  # type: ignore[attr-defined]
 
     @property
     def epoch(self) -> int:
@@ -412,6 +412,16 @@ class Runner:
     def hooks(self) -> list[Hook]:
         """The registered hooks in order of priority."""
         return self._hooks
+
+    @property
+    def _hooks(self) -> list[Hook]:
+        return self._hook_list
+
+    @_hooks.setter
+    def _hooks(self, hooks: Iterable[Hook]) -> None:
+        # Projects replace and change this list between the stages of a run.
+        self._hook_list = HookList(hooks, self._dispatch.rebuild)
+        self._dispatch.rebuild(self._hook_list)
 
     @property
     def train_loop(self) -> BaseLoop | None:
@@ -622,7 +632,7 @@ class Runner:
             RuntimeError: The optimizer wrapper has not been built.
         """
         if not isinstance(self.optim_wrapper, BaseOptimWrapper):
-            raise RuntimeError(
+            raise NotYetBuiltError(
                 "`build_optim_wrapper` should be called before `build_param_scheduler`, because "
                 "the latter depends on the former"
             )
@@ -774,7 +784,6 @@ class Runner:
             position -= 1
         warn_of_misspelled_stages(built)
         self._hooks.insert(position, built)
-        self._dispatch.rebuild(self._hooks)
 
     def register_default_hooks(self, hooks: dict[str, Any] | None = None) -> None:
         """Add the default hooks.
@@ -1103,7 +1112,11 @@ class Runner:
         self.cfg.dump(os.path.join(self._work_dir, name))
 
 
-class NotImplementedByModelError(TypeError):
+class NotYetBuiltError(RuntimeError, AssertionError):
+    """Something is built from a part that is not built yet."""
+
+
+class NotImplementedByModelError(TypeError, AssertionError, AttributeError):
     """The model lacks the method that a loop calls."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmx.device import get_device
+from mmx.dist import is_distributed
 from mmx.model import revert_sync_batchnorm
 from mmx.registry import MODEL_WRAPPERS, STRATEGIES
 from mmx.strategy.base import BaseStrategy
@@ -60,9 +61,17 @@ class SingleDeviceStrategy(BaseStrategy):
     def wrap_model(
         self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Place the model on this process's device; wrap it only if a wrapper is asked for."""
+        """Place the model on this process's device; wrap it only if a wrapper is asked for.
+
+        Wrappers for several ranks are left out where there is one alone, so that a config for many
+        devices serves for one as well.
+        """
         model = model.to(get_device())
-        return model if model_wrapper_cfg is None else wrap(model, model_wrapper_cfg)
+        if model_wrapper_cfg is None or (
+            not is_distributed() and _is_for_ranks(_wrapper_of(model_wrapper_cfg))
+        ):
+            return model
+        return wrap(model, model_wrapper_cfg)
 
 
 def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
@@ -73,12 +82,22 @@ def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
         config: Arguments of the wrapper; ``type`` defaults to ``MMDistributedDataParallel``.
     """
     config = {"type": "MMDistributedDataParallel", **config}
-    kind = config["type"]
-    wrapper = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    wrapper = _wrapper_of(config)
     arguments: dict[str, Any] = {"module": model}
     if isinstance(wrapper, type) and issubclass(wrapper, nn.parallel.DistributedDataParallel):
         arguments["device_ids"] = _own_device_ids()
     return MODEL_WRAPPERS.build(config, default_args=arguments)
+
+
+def _wrapper_of(config: Mapping[str, Any]) -> Any:
+    kind = config.get("type", "MMDistributedDataParallel")
+    return MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+
+
+def _is_for_ranks(wrapper: Any) -> bool:
+    # By name: to import the sharded one takes long.
+    names = {base.__name__ for base in getattr(wrapper, "__mro__", ())}
+    return bool(names & {"DistributedDataParallel", "FullyShardedDataParallel"})
 
 
 def _own_device_ids() -> list[int] | None:
