@@ -46,8 +46,6 @@ def test_names_are_new_each_time(case: Case) -> None:
     assert case.experiment_name.startswith("test_nothing_")
 
 
-# Of torch, about the argument that MMEngine's wrapper gives it.
-@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated:FutureWarning")
 def test_the_end_leaves_nothing_behind() -> None:
     with isolate():
         case = Case("test_nothing")

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from mmx.model.wrappers.distributed import (
         MMDistributedDataParallel as MMDistributedDataParallel,
     )
+    from mmx.model.wrappers.distributed import (
+        UnusedParametersError as UnusedParametersError,
+    )
     from mmx.model.wrappers.fully_sharded_distributed import (
         MMFullyShardedDataParallel as MMFullyShardedDataParallel,
     )
@@ -20,7 +23,7 @@ else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
         {
-            "distributed": ["MMDistributedDataParallel"],
+            "distributed": ["MMDistributedDataParallel", "UnusedParametersError"],
             "fully_sharded_distributed": ["MMFullyShardedDataParallel"],
             "seperate_distributed": ["MMSeparateDistributedDataParallel"],
             "utils": ["is_model_wrapper"],

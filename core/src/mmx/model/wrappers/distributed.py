@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,6 +12,26 @@ from torch.nn.parallel.distributed import DistributedDataParallel
 
 from mmx.model.utils import detect_anomalous_params
 from mmx.registry import MODEL_WRAPPERS
+
+# Names of ways to make gradients smaller while they travel -> where torch has them.
+_COMPRESSIONS = ("fp16", "bf16", "powerSGD", "batched_powerSGD")
+
+
+class UnusedParametersError(RuntimeError):
+    """Parameters had no part in the loss, so that the ranks still wait for their gradients.
+
+    Attributes:
+        names: Names of the parameters; empty where torch does not tell which.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        super().__init__(
+            f"{shown or 'some parameters'} had no part in the loss of the iteration before, but the gradients of all "
+            "are averaged over ranks. Let the loss use them, set requires_grad=False, or pass "
+            "find_unused_parameters=True, which looks for them in each iteration"
+        )
+        self.names = names
 
 
 @MODEL_WRAPPERS.register_module()
@@ -19,14 +42,26 @@ class MMDistributedDataParallel(DistributedDataParallel):
         module: Model.
         detect_anomalous_params: Log the parameters that have no part in the loss, each iteration.
             Slow: for finding out why training hangs.
+        gradient_compression: ``'fp16'``, ``'bf16'``, ``'powerSGD'`` or ``'batched_powerSGD'``: how
+            gradients are made smaller while they travel; or a dict of that as ``type`` and the
+            arguments of torch's ``PowerSGDState``. None sends them as they are.
         **kwargs: As for torch's class.
+
+    Raises:
+        ValueError: There is no such compression.
     """
 
     def __init__(
-        self, module: nn.Module, detect_anomalous_params: bool = False, **kwargs: Any
+        self,
+        module: nn.Module,
+        detect_anomalous_params: bool = False,
+        gradient_compression: str | dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(module=module, **kwargs)
+        super().__init__(module=module, **_renamed(kwargs))
         self.detect_anomalous_params = detect_anomalous_params
+        if gradient_compression is not None:
+            compress_gradients(self, gradient_compression)
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """Learn from one batch; see :meth:`mmx.model.BaseModel.train_step`."""
@@ -49,6 +84,14 @@ class MMDistributedDataParallel(DistributedDataParallel):
         return self.module.test_step(data)
 
     def _run_forward(self, data: dict[str, Any] | tuple[Any, ...] | list[Any], mode: str) -> Any:
+        try:
+            return self._forward_with(data, mode)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            raise UnusedParametersError(_unused(self, str(error))) from error
+
+    def _forward_with(self, data: dict[str, Any] | tuple[Any, ...] | list[Any], mode: str) -> Any:
         if isinstance(data, dict):
             return self(**data, mode=mode)
         if isinstance(data, (list, tuple)):
@@ -56,3 +99,67 @@ class MMDistributedDataParallel(DistributedDataParallel):
         raise TypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
+
+
+@functools.cache
+def _knows_forward_sync() -> bool:
+    return "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+
+
+def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of torch's class under the names that this version of torch wants.
+
+    From torch 2.13 on ``broadcast_buffers`` is ``forward_sync_buffers``. Buffers of all ranks are made
+    equal when the model is wrapped, then, also where they are not in each iteration.
+    """
+    if not _knows_forward_sync() or kwargs.get("broadcast_buffers") is None:
+        return kwargs
+    renamed = dict(kwargs)
+    renamed.setdefault("forward_sync_buffers", renamed.pop("broadcast_buffers"))
+    renamed.pop("broadcast_buffers", None)
+    return renamed
+
+
+def compress_gradients(model: DistributedDataParallel, compression: str | dict[str, Any]) -> None:
+    """Let a wrapped model make its gradients smaller while they travel between ranks.
+
+    Args:
+        model: The model.
+        compression: As for :class:`MMDistributedDataParallel`.
+
+    Raises:
+        ValueError: There is no such compression.
+        TypeError: It takes no arguments.
+    """
+    options = {"type": compression} if isinstance(compression, str) else dict(compression)
+    kind = options.pop("type", None)
+    if kind not in _COMPRESSIONS:
+        raise ValueError(
+            f"gradient_compression should be one of {', '.join(_COMPRESSIONS)}, but got {kind!r}"
+        )
+    if kind in ("fp16", "bf16"):
+        if options:
+            raise TypeError(f"gradient_compression {kind!r} takes no arguments, but got {options}")
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+        model.register_comm_hook(None, getattr(default_hooks, f"{kind}_compress_hook"))
+        return
+    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+
+    state = powerSGD_hook.PowerSGDState(process_group=None, **options)
+    model.register_comm_hook(state, getattr(powerSGD_hook, f"{kind}_hook"))
+
+
+def _unused(model: DistributedDataParallel, text: str) -> list[str]:
+    """Return the names of the parameters whose numbers torch's error tells."""
+    found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", text)
+    if found is None:
+        return []
+    ignored = set(getattr(model, "parameters_to_ignore", ()))
+    # In the order in which torch numbers them: shared ones once, by their first name.
+    names = [
+        name
+        for name, parameter in model.module.named_parameters()
+        if parameter.requires_grad and name not in ignored
+    ]
+    return [names[int(index)] for index in found[1].split() if int(index) < len(names)]
