@@ -52,7 +52,7 @@ lock: $(SETUP)  ## Write requirements/lock.txt from requirements/dev.in
 	 } > requirements/lock.txt
 
 clean:  ## Remove the environment and what runs left behind
-	@rm -rf $(VENV) work_dirs .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-downstream work_dirs .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # pip says nothing unless something is wrong; versions come from the lock file alone.
 $(SETUP): $(INPUTS)
@@ -65,3 +65,16 @@ $(SETUP): $(INPUTS)
 .PHONY: coverage
 coverage: $(SETUP)  ## Measure which lines the tests run
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
+
+# The released packages live in an environment of their own: they pin what `make test` does not.
+DOWN := .venv-downstream
+.PHONY: downstream
+downstream: $(DOWN)/.ready  ## Run released packages that stand on MMEngine's API
+	@OMP_NUM_THREADS=1 $(DOWN)/bin/python -m pytest -q tests/downstream
+
+$(DOWN)/.ready: requirements/downstream.txt requirements/downstream-deps.txt $(INPUTS)
+	@test -x $(DOWN)/bin/python || { echo "Setting up $(DOWN) (once, a minute or two) ..."; $(PYTHON) -m venv $(DOWN); }
+	@$(DOWN)/bin/python -m pip --disable-pip-version-check install -q -c requirements/lock.txt -r requirements/downstream-deps.txt 2>$(DOWN)/setup.log || { cat $(DOWN)/setup.log; exit 1; }
+	@$(DOWN)/bin/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation -r requirements/downstream.txt 2>>$(DOWN)/setup.log || { cat $(DOWN)/setup.log; exit 1; }
+	@$(DOWN)/bin/python -m pip --disable-pip-version-check install -q --no-deps --no-build-isolation $(addprefix -e ,registry core plugins/mmx_mmengine) 2>>$(DOWN)/setup.log || { cat $(DOWN)/setup.log; exit 1; }
+	@touch $@

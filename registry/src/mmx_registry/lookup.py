@@ -327,7 +327,7 @@ def import_file(module: str) -> None:
     """Import one module of a location; if it fails, take back what it had registered."""
     if module in sys.modules and not _is_initializing(module):
         return
-    with undo_on_error():
+    with undo_on_error(), plugins.random_kept():
         importlib.import_module(module)
 
 

@@ -402,6 +402,22 @@ def _error(plugin: Plugin) -> BaseException:
     return error
 
 
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Put Python's random state back after an import.
+
+    Some packages draw random numbers when they are imported (rich does). A seeded run must find
+    the same numbers whether or not an earlier run of the process has imported them.
+    """
+    module = sys.modules.get("random")  # nobody can have seeded it before it is there
+    state = module.getstate() if module is not None else None
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.setstate(state)
+
+
 def _import(plugin: Plugin) -> None:
     """Import a plugin; take back all that it did if that fails."""
     from mmx_registry import trust
@@ -410,7 +426,7 @@ def _import(plugin: Plugin) -> None:
     before = set(sys.modules)
     started = time.perf_counter()
     try:
-        with undo_on_error() as journal:
+        with undo_on_error() as journal, random_kept():
             try:
                 obj: Any = importlib.import_module(module)
                 for part in filter(None, attribute.strip().split(".")):
