@@ -1,0 +1,165 @@
+"""Failures of one rank of several: all ranks learn of them, soon, and of the same cause."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmx.dist import PeerError
+from mmx.evaluator import BaseMetric
+from mmx.hooks import Hook
+from mmx.model import BaseModel
+from mmx.runner import Runner
+from mmx.testing.distributed import run_distributed
+
+TIMEOUT_S = 6
+
+
+class Net(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, x, mode="tensor"):
+        out = self.linear(x)
+        return {"loss": out.mean()} if mode == "loss" else [{"y": y} for y in out]
+
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int):
+        if index >= 8:
+            self.trouble("data")
+        return {"x": torch.full((2,), float(index))}
+
+
+class Trouble:
+    """Fails, or hangs, on rank 1, where it is told to."""
+
+    def __init__(self, where: str, how: str) -> None:
+        self.where, self.how = where, how
+
+    def __call__(self, where: str) -> None:
+        if where != self.where or torch.distributed.get_rank() != 1:
+            return
+        if self.how == "stall":
+            time.sleep(60)
+        raise ZeroDivisionError(f"in {where}")
+
+
+class Spoiler(Hook):
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 1:
+            self.trouble("hook")
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self.trouble("save")
+
+
+class Metric(BaseMetric):
+    default_prefix = "m"
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+    def process(self, data_batch, data_samples):
+        self.trouble("metric")
+        self.results += [1.0] * len(data_samples)
+
+    def compute_metrics(self, results):
+        return {"sum": sum(results)}
+
+
+def train(work_dir: str, where: str, how: str, shares: bool = True) -> tuple:
+    """Return how training ended on this rank; the process stays, as a notebook's would."""
+    trouble = Trouble(where, how)
+    if not shares:
+        import mmx.runner.runner as module
+
+        module.share_failure = lambda error: error
+    loader = dict(
+        dataset=Data(trouble),
+        batch_size=2,
+        collate_fn=dict(type="default_collate"),
+        sampler=dict(type="DefaultSampler", shuffle=False),
+    )
+    runner = Runner(
+        model=Net(),
+        work_dir=work_dir,
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=Metric(trouble),
+        val_cfg=dict(),
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        custom_hooks=[Spoiler(trouble)],
+        launcher="pytorch",
+        env_cfg=dict(dist_cfg=dict(backend="gloo", timeout=3 if how == "stall" else TIMEOUT_S)),
+        randomness=dict(seed=0),
+        log_level="CRITICAL",
+    )
+    begin = time.monotonic()
+    try:
+        runner.train()
+    except Exception as error:
+        took = time.monotonic() - begin
+        ranks = error.ranks if isinstance(error, PeerError) else None
+        # The others must not learn of it from the end of this process.
+        time.sleep(0 if shares else TIMEOUT_S + 2)
+        return type(error).__name__, str(error), ranks, took
+    return None, "", None, 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["hook", "data", "metric", "save"])
+def test_a_failure_of_one_rank_is_raised_on_all_with_its_cause(where: str, tmp_path: Path) -> None:
+    first, second = run_distributed(train, 2, str(tmp_path), where, "raise", init=False)
+    assert ("ZeroDivisionError", f"in {where}") == second[:2]
+    assert ("PeerError", [1]) == (first[0], first[2])
+    assert first[1].startswith(f"rank 1 failed: ZeroDivisionError: in {where}\nOn rank 1:\n")
+    assert "test_ranks.py" in first[1]
+    assert first[3] < TIMEOUT_S
+
+
+@pytest.mark.slow
+def test_without_the_sharing_a_rank_waits_for_the_timeout(tmp_path: Path) -> None:
+    """The negative control of the test above."""
+    first, second = run_distributed(
+        train, 2, str(tmp_path), "hook", "raise", shares=False, init=False
+    )
+    assert "ZeroDivisionError" == second[0]
+    assert "RuntimeError" == first[0]
+    assert "rank 1" not in first[1]
+    assert first[3] >= TIMEOUT_S
+
+
+def stalled(work_dir: str) -> tuple:
+    result = train(work_dir, "hook", "stall")
+    import os
+
+    if torch.distributed.get_rank() == 0:
+        Path(work_dir, "rank0.txt").write_text(repr(result[:1] + result[2:]) + "\n" + result[1])
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_a_stalled_rank_is_named_when_the_timeout_is_over(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="rank 0 failed first: died"):
+        run_distributed(stalled, 2, str(tmp_path), init=False)
+    head, text = (tmp_path / "rank0.txt").read_text().split("\n", 1)
+    assert head.startswith("('PeerError', [1], ")
+    assert float(head.split()[-1][:-1]) < 20
+    assert text.startswith("rank 1 is lost: killed, stalled, or cut off from the others")
