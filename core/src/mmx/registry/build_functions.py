@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmx_registry import ArgumentTypeError, ArgumentValueError, Registry, build_from_cfg
@@ -75,7 +78,29 @@ def build_optimizer_from_cfg(cfg: Any, registry: Registry[Any], default_args: An
         registry: Where names are looked up.
         default_args: Items that the config lacks, such as ``params``.
     """
-    return build_from_cfg(cfg, registry, default_args)
+    with _compiler_stays_unimported():
+        return build_from_cfg(cfg, registry, default_args)
+
+
+@contextmanager
+def _compiler_stays_unimported() -> Iterator[None]:
+    """Keep torch from importing its compiler for the first optimizer of a process.
+
+    torch does so, for half a second, to keep the compiler out of ``Optimizer.add_param_group``; one
+    that is not there need not be kept out. Taking a step imports it later, when the run has begun
+    and checks have passed. Where a torch does it otherwise, nothing is changed.
+    """
+    from torch.optim import Optimizer
+
+    method = getattr(Optimizer.add_param_group, "__wrapped__", None)
+    if method is None or "torch._dynamo" in sys.modules or hasattr(method, "__dynamo_disable"):
+        yield
+        return
+    setattr(method, "__dynamo_disable", method)
+    try:
+        yield
+    finally:
+        delattr(method, "__dynamo_disable")
 
 
 def build_scheduler_from_cfg(cfg: Any, registry: Registry[Any], default_args: Any = None) -> Any:
