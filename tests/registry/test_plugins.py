@@ -73,6 +73,20 @@ def test_a_prefix_activates_the_plugin_and_imports_one_file(alpha, site):
     assert trust.is_trusted("zzalpha.models")
 
 
+def test_a_plugin_that_draws_random_numbers_when_imported_leaves_the_seed_alone(site, root):
+    import random
+
+    draw = "import random\nrandom.random()\n"
+    files = {"registry.py": draw + child("zzdraw"), "models.py": draw + part("zzdraw", "A")}
+    site.plugin("zzdraw", files)
+    random.seed(3)
+    before = random.getstate()
+
+    assert root.get("zzdraw.A").__name__ == "A"
+
+    assert before == random.getstate()
+
+
 def test_a_default_scope_activates_the_plugin(alpha):
     with alpha.switch_scope_and_registry("zzalpha") as node:
         assert node.scope == "zzalpha"

@@ -335,10 +335,11 @@ def _resume_message_hub(runner: Runner, checkpoint: dict[str, Any]) -> None:
 
 
 def _resume_seed(runner: Runner, seed: int | None) -> None:
-    if seed is None:
-        return
     wanted = runner._randomness_cfg.get("seed")
-    if wanted is not None and wanted != seed:
+    if seed is None or wanted == seed:
+        # Not seeded again: a checkpoint of MMEngine, which has no random state, goes on as there.
+        return
+    if wanted is not None:
         runner.logger.warning(
             f"The value of random seed in the checkpoint ({seed}) is different from the value in "
             f"`randomness` config ({wanted}); the checkpoint's is used."
