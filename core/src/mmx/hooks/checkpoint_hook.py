@@ -51,7 +51,8 @@ class CheckpointHook(Hook):
         max_keep_ckpts: Keep this many of the newest; -1 keeps all. Best checkpoints count apart.
         save_last: Save at the end of training whatever the interval.
         save_best: Metric, or list of metrics, by which the best checkpoint is kept as
-            ``best_<metric>_<name>.pth``; ``'auto'`` takes the first metric that validation returns.
+            ``best_<metric>_<name>.pth``, without what only resuming needs; ``'auto'`` takes the first
+            metric that validation returns.
         rule: ``'greater'``, ``'less'``, None (told from the name), or a list of these.
         greater_keys: Parts of metric names for which larger is better, instead of the usual ones.
         less_keys: Parts of metric names for which smaller is better.
@@ -209,9 +210,8 @@ class CheckpointHook(Hook):
     def before_train(self, runner: RunnerLike) -> None:
         """Find out where to save, and take up where an interrupted run left off."""
         self._prepare(runner)
-        print_log(
-            f"Checkpoints will be saved to {self.out_dir} by {self.file_backend.name}.",
-            logger=runner.logger,
+        runner.logger.info(
+            f"Checkpoints will be saved to {self.out_dir} by {self.file_backend.name}."
         )
         info = runner.message_hub.runtime_info
         if self.save_best is not None:
@@ -228,9 +228,8 @@ class CheckpointHook(Hook):
             os.makedirs(self.out_dir, exist_ok=True)
             removed = remove_stale_temporaries(self.out_dir)
             if removed:
-                print_log(
-                    f"Removed {len(removed)} unfinished file(s) of a killed run from {self.out_dir}.",
-                    logger=runner.logger,
+                runner.logger.info(
+                    f"Removed {len(removed)} unfinished file(s) of a killed run from {self.out_dir}."
                 )
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
@@ -240,7 +239,7 @@ class CheckpointHook(Hook):
         if self.every_n_epochs(runner, self.interval, self.save_begin) or (
             self.save_last and self.is_last_train_epoch(runner)
         ):
-            print_log(f"Saving checkpoint at {runner.epoch + 1} epochs", logger=runner.logger)
+            runner.logger.info(f"Saving checkpoint at {runner.epoch + 1} epochs")
             self._save_checkpoint(runner)
 
     def after_train_iter(
@@ -259,17 +258,15 @@ class CheckpointHook(Hook):
         if self.every_n_train_iters(runner, self.interval, self.save_begin) or (
             self.save_last and self.is_last_train_iter(runner)
         ):
-            print_log(f"Saving checkpoint at {runner.iter + 1} iterations", logger=runner.logger)
+            runner.logger.info(f"Saving checkpoint at {runner.iter + 1} iterations")
             self._save_checkpoint(runner)
 
     def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Save the best checkpoint if a metric improved."""
         if not metrics:
-            print_log(
+            runner.logger.warning(
                 "Since `metrics` is an empty dict, the behavior to save the best checkpoint will "
-                "be skipped in this evaluation.",
-                logger=runner.logger,
-                level=logging.WARNING,
+                "be skipped in this evaluation."
             )
             return
         self._save_best_checkpoint(runner, metrics)
@@ -304,6 +301,7 @@ class CheckpointHook(Hook):
         self.file_backend = get_file_backend(
             self.out_dir, backend_args=self.backend_args or self.file_client_args
         )
+        self.file_client = self.file_backend
         # A directory of one's own gets a folder for each run.
         if self.out_dir != work_dir:
             name = os.path.basename(work_dir.rstrip(os.sep))
@@ -374,11 +372,7 @@ class CheckpointHook(Hook):
             elif self.file_backend.isdir(path):
                 self.file_backend.rmtree(path)
         except OSError as error:
-            print_log(
-                f"Could not delete the old checkpoint {path}: {error}",
-                logger=runner.logger,
-                level=logging.WARNING,
-            )
+            runner.logger.warning(f"Could not delete the old checkpoint {path}: {error}")
 
     def _write(
         self,
@@ -388,6 +382,7 @@ class CheckpointHook(Hook):
         *,
         by_epoch: bool,
         then: Callable[[], None],
+        to_resume: bool = True,
     ) -> None:
         """Save through the runner; ``then`` runs once the file is durable. All ranks call this.
 
@@ -404,8 +399,8 @@ class CheckpointHook(Hook):
                 self.out_dir,
                 filename=name,
                 file_client_args=self.file_client_args,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
+                save_optimizer=self.save_optimizer and to_resume,
+                save_param_scheduler=self.save_param_scheduler and to_resume,
                 meta=meta,
                 by_epoch=by_epoch,
                 backend_args=self.backend_args,
@@ -420,11 +415,7 @@ class CheckpointHook(Hook):
             yield
         except CheckpointError as error:
             if self.on_error == "warn":
-                print_log(
-                    f"Training goes on without a new checkpoint: {error}",
-                    logger=runner.logger,
-                    level=logging.ERROR,
-                )
+                runner.logger.error(f"Training goes on without a new checkpoint: {error}")
             raise
 
     def _finish(self, runner: RunnerLike) -> None:
@@ -479,14 +470,13 @@ class CheckpointHook(Hook):
                     self._remove(runner, old)
 
             try:
-                self._write(runner, best_name, meta, by_epoch=False, then=then)
+                self._write(runner, best_name, meta, by_epoch=False, then=then, to_resume=False)
             except CheckpointError:
                 if self.on_error == "raise":
                     raise
                 continue
-            print_log(
-                f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {best_name}.",
-                logger=runner.logger,
+            runner.logger.info(
+                f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {best_name}."
             )
 
     @staticmethod
@@ -525,10 +515,8 @@ class CheckpointHook(Hook):
         checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, "cpu", logger=None)
         missing = [key for key in self.published_keys if key not in checkpoint]
         if missing:
-            print_log(
-                f"Keys {missing} will not be saved to the published checkpoint: {ckpt_path} lacks them.",
-                logger=runner.logger,
-                level=logging.WARNING,
+            runner.logger.warning(
+                f"Keys {missing} will not be saved to the published checkpoint: {ckpt_path} lacks them."
             )
         published = {k: checkpoint[k] for k in self.published_keys if k in checkpoint}
         stem = ckpt_path.removesuffix(".pth")
@@ -541,7 +529,7 @@ class CheckpointHook(Hook):
         else:
             self.file_backend.put(data, final)
             self.file_backend.remove(temporary)
-        print_log(f"The checkpoint ({ckpt_path}) is published to {final}.", logger=runner.logger)
+        runner.logger.info(f"The checkpoint ({ckpt_path}) is published to {final}.")
 
 
 @contextlib.contextmanager
