@@ -228,11 +228,11 @@ def _report(error: Any, folder: Path) -> int:
     failures = sorted(error.failures.items(), key=lambda item: (_follows(item[1]), _at(item[1])))
     rank, first = failures[0]
     stopped = {-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT}
-    if all(failure.exitcode in stopped for _, failure in failures):
+    if all(failure.exitcode in stopped and not _trace(failure) for _, failure in failures):
         # As asked for, after the run has been saved.
         return _exit_code(first)
     for index, (rank, failure) in enumerate(failures):
-        if failure.exitcode in stopped and index:
+        if failure.exitcode in stopped and index and not _trace(failure):
             continue  # ended by the agent, after the others
         how = "failed" if index == 0 else "then failed"
         trace = _trace(failure)
@@ -278,6 +278,9 @@ def _ending(failure: Any) -> str:
 
 def _exit_code(failure: Any) -> int:
     code = int(failure.exitcode)
+    if code == -signal.SIGTERM and _trace(failure):
+        # It had failed already when the agent, which had seen another rank end, ended it.
+        return 1
     return 128 - code if code < 0 else code
 
 

@@ -117,6 +117,9 @@ def share_failure(error: BaseException) -> BaseException:
         return watch.last[1]
     found: list[BaseException] = []
     past = watch.past
+    if not is_transport_error(error):
+        # Now: when the others have ended, torchrun may end this process before it can.
+        record_for_launcher(error)
 
     def talk() -> None:
         try:
