@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from mmx.hooks.hook import DATA_BATCH, Hook
@@ -45,7 +45,7 @@ class IterTimerHook(Hook):
         self._log_time: dict[str, Callable[[float], None]] = {}
         self._facts: dict[str, Any] = {}
         self._hub: Any = None
-        self.t = perf_counter()
+        self.t = time.time()
 
     def before_train(self, runner: RunnerLike) -> None:
         """Start to count where training starts, which after a resume is not 0."""
@@ -68,7 +68,7 @@ class IterTimerHook(Hook):
         self._facts, self._hub = {}, hub
 
     def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
-        self.t = perf_counter()
+        self.t = time.time()
 
     def _after_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
         self._lengths.pop(mode, None)
@@ -86,11 +86,11 @@ class IterTimerHook(Hook):
             self._leave_hub(hub)
         log = self._log_data_time.get(mode)
         if log is None:
-            hub.update_scalar(_names(mode)[0], perf_counter() - self.t)
+            hub.update_scalar(_names(mode)[0], time.time() - self.t)
             if isinstance(hub, MessageHub):
                 self._open_lanes(hub, mode)
         else:
-            log(perf_counter() - self.t)
+            log(time.time() - self.t)
 
     def _open_lanes(self, hub: MessageHub, mode: str) -> None:
         self._log_data_time[mode], self._log_time[mode] = map(hub.lane, _names(mode))
@@ -105,7 +105,7 @@ class IterTimerHook(Hook):
         outputs: Sequence[Any] | dict[str, Any] | None = None,
         mode: str = "train",
     ) -> None:
-        now = perf_counter()
+        now = time.time()
         seconds, self.t = now - self.t, now
         hub = runner.message_hub
         if hub is not self._hub:
