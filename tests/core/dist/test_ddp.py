@@ -172,3 +172,20 @@ def test_parameters_without_gradient_are_named(ranks) -> None:
 def test_buffers_of_the_first_rank_count_only_where_they_are_broadcast(ranks) -> None:
     assert [STEPS, STEPS] == [rank["seen True"] for rank in ranks]
     assert [STEPS, 10 + STEPS] == [rank["seen False"] for rank in ranks]
+
+
+@pytest.mark.parametrize(
+    "environment", [dict(TORCHELASTIC_RUN_ID="x"), dict(RANK="1", WORLD_SIZE="2")]
+)
+def test_a_run_without_launcher_among_several_processes_is_warned(environment, monkeypatch) -> None:
+    from mmx.strategy import environment as module
+
+    shown: list[str] = []
+    monkeypatch.setattr(module, "print_log", lambda text, **kwargs: shown.append(text))
+    module.setup_process("none")
+    assert [] == shown
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    module.setup_process("none")
+    assert 1 == len(shown)
+    assert "but launcher is 'none': each process will train a model of its own" in shown[0]

@@ -100,7 +100,7 @@ def setup_process(
     set_multi_processing(**(mp_cfg or {"mp_start_method": "fork"}), distributed=launcher != "none")
     if launcher != "none" and not is_distributed():
         init_dist(launcher, **(dist_cfg or {}))
-    elif launcher == "none" and "TORCHELASTIC_RUN_ID" in os.environ and not is_distributed():
+    elif launcher == "none" and _one_of_several() and not is_distributed():
         print_log(
             "this process was started by torchrun, but launcher is 'none': each process will train "
             "a model of its own. Pass launcher='pytorch' to train one together.",
@@ -108,6 +108,14 @@ def setup_process(
             level=30,
         )
     _raise_open_file_limit(resource_limit)
+
+
+def _one_of_several() -> bool:
+    """Tell whether the environment is that of one of several processes of torchrun or its like."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    size = os.environ.get("WORLD_SIZE", "")
+    return "RANK" in os.environ and size.isdigit() and int(size) > 1
 
 
 def _raise_open_file_limit(wanted: int) -> None:
