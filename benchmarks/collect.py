@@ -19,7 +19,6 @@ list it in COMPETITORS with the module that it needs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -28,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+from peers import is_here
 
 REPEATS = 7
 TASKS = ("100k plain dicts", "5k dicts of tensors")
@@ -176,7 +177,7 @@ def main():
     for name, (_, module) in COMPETITORS.items():
         if name in pythons:
             continue
-        if importlib.util.find_spec(module) is None:
+        if not is_here(module):
             print(f"skipped: {name} ({module} is not installed)", file=sys.stderr)
         else:
             pythons[name] = sys.executable

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
-import importlib.util
 import json
 import logging
 import pickle
@@ -33,6 +32,8 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+
+from peers import is_here
 
 # The config: three files, each on top of the other, 300 lines in all ------------------------------
 
@@ -260,7 +261,7 @@ def main():
     for name, (_, module) in COMPETITORS.items():
         if name in also:
             workers[name] = Worker(name, also[name])
-        elif importlib.util.find_spec(module) is not None:
+        elif is_here(module):
             workers[name] = Worker(name, sys.executable)
         else:
             print(f"{name}: not installed, skipped", file=sys.stderr)

@@ -18,7 +18,6 @@ To add a competitor: write a class ``<Name>`` with the methods that it has of ``
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -29,6 +28,8 @@ import sys
 import tempfile
 import time
 import warnings
+
+from peers import is_here
 
 BATCH, SAMPLES = 64, 4096
 
@@ -433,11 +434,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="one JSON line per figure")
     parser.add_argument("--memory", action="store_true", help="also measure memory of workers")
     arguments = parser.parse_args()
-    pythons = {
-        name: sys.executable
-        for name, (_, module) in COMPETITORS.items()
-        if importlib.util.find_spec(module)
-    }
+    pythons = {name: sys.executable for name, (_, module) in COMPETITORS.items() if is_here(module)}
     pythons.update(item.split("=", 1) for item in arguments.also)
     for name in set(COMPETITORS) - set(pythons):
         print(f"{name} is not installed: left out", file=sys.stderr)

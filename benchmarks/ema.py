@@ -18,7 +18,7 @@ module that it needs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import random
@@ -27,6 +27,8 @@ import subprocess
 import sys
 import time
 import warnings
+
+from peers import is_here
 
 MOMENTUM = 0.0002
 # Name -> number of tensors, their shape, updates per chunk, chunks.
@@ -176,11 +178,7 @@ def main():
     if args.worker:
         worker(args.worker)
         return
-    pythons = {
-        name: sys.executable
-        for name, module in COMPETITORS.items()
-        if importlib.util.find_spec(module) is not None
-    }
+    pythons = {name: sys.executable for name, module in COMPETITORS.items() if is_here(module)}
     pythons.update(pair.split("=", 1) for pair in args.also)
     for name in COMPETITORS:
         if name not in pythons:

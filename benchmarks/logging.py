@@ -21,6 +21,8 @@ from __future__ import annotations
 import os
 import sys
 
+from peers import is_here
+
 # The folder of a program comes first in Python's path, so this file stands before the standard
 # library's module of its name, for the other programs of the folder as well.
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -32,7 +34,6 @@ if __name__ == "logging":
     sys.path.insert(0, _FOLDER)
 
 import argparse  # noqa: E402
-import importlib.util  # noqa: E402
 import json  # noqa: E402
 import random  # noqa: E402
 import statistics  # noqa: E402
@@ -244,7 +245,7 @@ def main():
     pythons = {
         name: sys.executable
         for name, module in COMPETITORS.items()
-        if module is None or importlib.util.find_spec(module) is not None
+        if module is None or is_here(module)
     }
     pythons.update(item.split("=", 1) for item in options.also)
     skipped = [name for name in COMPETITORS if name not in pythons]

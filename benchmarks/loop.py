@@ -17,7 +17,6 @@ To add a competitor: write a function ``train_<name>(iters) -> weights`` and, if
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -28,6 +27,8 @@ import sys
 import tempfile
 import time
 import warnings
+
+from peers import is_here
 
 SHORT, LONG = 300, 2300
 
@@ -407,11 +408,7 @@ def main():
     if args.worker:
         worker(args.worker)
         return
-    pythons = {
-        name: sys.executable
-        for name, module in COMPETITORS.items()
-        if importlib.util.find_spec(module) is not None
-    }
+    pythons = {name: sys.executable for name, module in COMPETITORS.items() if is_here(module)}
     pythons.update(pair.split("=", 1) for pair in args.also)
     for name in COMPETITORS:
         if name not in pythons:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import logging
@@ -29,6 +29,8 @@ import subprocess
 import sys
 import time
 import warnings
+
+from peers import is_here
 
 GROUPS, PARAMS = 300, 1000
 
@@ -401,7 +403,7 @@ def main():
     workers = {}
     for name, module in COMPETITORS.items():
         python = pythons.get(name, sys.executable)
-        if name not in pythons and importlib.util.find_spec(module) is None:
+        if name not in pythons and not is_here(module):
             print(f"skipped: {name} ({module} is not installed)", file=sys.stderr)
             continue
         workers[name] = subprocess.Popen(

@@ -16,7 +16,6 @@ the same object as ``setup_call``, and list it in BUILDERS with the module that 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -27,6 +26,8 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
+
+from peers import is_here
 
 FORMS = ("root", "child", "prefix", "scope")
 MODULES = 300
@@ -382,7 +383,7 @@ def main():
     for name, module in BUILDERS.items():
         if name in pythons:
             continue
-        if module is None or importlib.util.find_spec(module) is not None:
+        if module is None or is_here(module):
             pythons[name] = sys.executable
         else:
             print(f"{name} is not installed: left out", file=sys.stderr)

@@ -76,9 +76,14 @@ def run(python: Path, *arguments: str) -> str:
 def test_the_registry_installs_alone_without_torch(
     version: str, wheels: dict[str, Path], tmp_path: Path
 ) -> None:
+    # The commands of pyenv want to be told which of its versions is meant.
+    environment = {**os.environ, "PYENV_VERSION": version.removeprefix("python")}
     try:
         subprocess.run(
-            [version, "-m", "venv", str(tmp_path / "env")], check=True, capture_output=True
+            [version, "-m", "venv", str(tmp_path / "env")],
+            check=True,
+            capture_output=True,
+            env=environment,
         )
     except (FileNotFoundError, subprocess.CalledProcessError):
         pytest.skip(f"{version} is not on this machine")
