@@ -449,6 +449,11 @@ def test_wrap_model_uses_the_wrapper_of_the_config(make_runner):
         runner.wrap_model(dict(type="TestWrapper"), runner.model)
 
 
+def test_a_model_without_type_is_told_as_the_registry_does(make_runner):
+    with pytest.raises(KeyError, match="model is a dict without the key 'type'"):
+        make_runner(model={"layers": 3})
+
+
 def test_a_config_for_several_ranks_serves_for_one(make_runner):
     wrapper = dict(type="MMDistributedDataParallel", find_unused_parameters=True)
     runner = make_runner(cfg=dict(model_wrapper_cfg=wrapper))

@@ -154,7 +154,7 @@ def _check_model(arguments: Mapping[str, Any]) -> None:
     if not isinstance(model, nn.Module | Mapping):
         raise TypeError(f"model should be a nn.Module object or dict, but got {model!r}")
     if isinstance(model, Mapping) and "type" not in model:
-        raise ValueError(
+        raise MissingTypeError(
             "model is a dict without the key 'type', which names the class to build; "
             f"its keys are {list(model)}"
         )
@@ -217,6 +217,13 @@ def _check_loops(arguments: Mapping[str, Any]) -> None:
 
 class LoopConfigError(RuntimeError, ValueError):
     """A loop's config contradicts itself."""
+
+
+class MissingTypeError(KeyError, ValueError):
+    """A part's config does not say which class it is for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class MissingLoopKindError(KeyError, ValueError):
