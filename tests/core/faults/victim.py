@@ -1,15 +1,20 @@
-"""A training run made to be killed: everything random in it is on, and it always resumes."""
+"""A training run made to be killed: everything that has a state is on, and it always resumes."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmx.checkpoint import find_latest_checkpoint
+from mmx.evaluator import BaseMetric
 from mmx.model import BaseModel
 from mmx.runner import Runner
 
@@ -27,43 +32,62 @@ class Net(BaseModel):
         logits = self.body(x)
         if mode == "loss":
             return {"loss": F.cross_entropy(logits, y)}
-        return logits, y
+        return [{"right": right} for right in (logits.argmax(1) == y).tolist()]
 
 
 class Noisy(torch.utils.data.Dataset):
     """Samples whose augmentation draws from all three generators."""
 
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.x = torch.randn(SIZE, 8, generator=generator)
-        self.y = torch.randint(0, 4, (SIZE,), generator=generator)
+    def __init__(self, size: int = SIZE, seed: int = 1) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(size, 8, generator=generator)
+        self.y = torch.randint(0, 4, (size,), generator=generator)
 
     def __len__(self) -> int:
-        return SIZE
+        return len(self.x)
 
     def __getitem__(self, index: int):  # type: ignore[no-untyped-def]  # a test data set
         noise = torch.randn(8) * random.random() + float(np.random.rand())
         return self.x[index] + 0.1 * noise, self.y[index]
 
 
+class Right(BaseMetric):
+    """Share of right answers."""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [sample["right"] for sample in data_samples]
+
+    def compute_metrics(self, results: list[bool]) -> dict[str, float]:
+        return {"accuracy": sum(results) / len(results)}
+
+
 def build(
-    work_dir: Path, *, by_epoch: bool, workers: int, amp: bool, forget: str | None = None
+    work_dir: Path,
+    *,
+    by_epoch: bool,
+    workers: int = 0,
+    dtype: str | None = None,
+    async_save: bool = False,
+    forget: str | None = None,
+    cut: int | None = None,
 ) -> Runner:
     """Return a runner that resumes from whatever is in ``work_dir``.
 
-    ``forget`` names one part of the saved state to leave out, for negative controls.
+    ``forget`` names one part of the saved state to leave out, for negative controls; after ``cut``
+    iterations the process kills itself.
     """
     train_cfg = (
         dict(by_epoch=True, max_epochs=4)
         if by_epoch
-        else dict(by_epoch=False, max_iters=48, val_interval=1000)
+        else dict(by_epoch=False, max_iters=48, val_interval=10)
     )
-    optim = dict(
+    optim: dict[str, Any] = dict(
         optimizer=dict(type="AdamW", lr=1e-2), accumulative_counts=2, clip_grad=dict(max_norm=1.0)
     )
-    if amp:
-        optim.update(type="AmpOptimWrapper", dtype="bfloat16")
-    hooks = [dict(type="EMAHook", momentum=0.05)]
+    if dtype is not None:
+        optim.update(type="AmpOptimWrapper", dtype=dtype)
+    if dtype == "float16":  # a scale that grows during the run is one more thing to save
+        optim.update(loss_scale=dict(init_scale=8.0, growth_interval=4))
     runner = Runner(
         model=Net(),
         work_dir=str(work_dir),
@@ -71,9 +95,18 @@ def build(
             dataset=Noisy(),
             batch_size=8,
             num_workers=workers,
+            persistent_workers=workers > 0 and by_epoch,
             sampler=dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True),
             collate_fn=dict(type="default_collate"),
         ),
+        val_dataloader=dict(
+            dataset=Noisy(16, seed=2),
+            batch_size=8,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            collate_fn=dict(type="default_collate"),
+        ),
+        val_cfg=dict(),
+        val_evaluator=Right(),
         optim_wrapper=optim,
         param_scheduler=[
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=10),
@@ -81,17 +114,29 @@ def build(
         ],
         train_cfg=train_cfg,
         default_hooks=dict(
-            checkpoint=dict(type="CheckpointHook", interval=3, by_epoch=False, max_keep_ckpts=2),
+            checkpoint=dict(
+                type="CheckpointHook",
+                interval=3,
+                by_epoch=False,
+                max_keep_ckpts=2,
+                save_best="accuracy",
+                async_save=async_save,
+            ),
             logger=dict(type="LoggerHook", interval=5),
         ),
-        custom_hooks=hooks,
+        custom_hooks=[
+            dict(type="EMAHook", momentum=0.05),
+            dict(type="EarlyStoppingHook", monitor="accuracy", patience=100, rule="greater"),
+        ],
         randomness=dict(seed=7),
         resume=True,
         log_level="ERROR",
         experiment_name="victim",
     )
     if forget is not None:
-        runner.register_hook(_forgetter(forget), priority="LOWEST")
+        runner.register_hook(_forgetter(forget), priority="HIGHEST")
+    if cut is not None:
+        runner.register_hook(_cutter(cut), priority="LOWEST")
     return runner
 
 
@@ -100,30 +145,76 @@ def _forgetter(key: str):  # type: ignore[no-untyped-def]  # a hook
 
     class Forget(Hook):
         def after_load_checkpoint(self, runner, checkpoint):  # type: ignore[no-untyped-def]  # a hook
-            *path, last = (int(part) if part.isdigit() else part for part in key.split("."))
+            *path, last = (int(part) if part.isdigit() else part for part in key.split("/"))
             target = checkpoint
             for part in path:
                 target = target[part]
-            if last in ("state", "_global_step"):
-                target[last] = type(target[last])()  # empty, or zero: what a loader cannot notice
-            else:
+            value = target[last]
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+            elif key in ("engine/random", "ema_state_dict", "engine/hooks/EarlyStoppingHook"):
                 del target[last]
+            else:
+                target[last] = type(value)()  # empty, or zero: what a loader cannot notice
 
     return Forget()
 
 
-def final_state(runner: Runner) -> dict[str, torch.Tensor]:
-    """Return every number that must be the same however often the run was killed."""
-    state = {f"model.{k}": v.detach().clone() for k, v in runner.model.state_dict().items()}
-    for hook in runner.hooks:
-        if type(hook).__name__ == "EMAHook":
-            state.update(
-                {f"ema.{k}": v.detach().clone() for k, v in hook.ema_model.state_dict().items()}
-            )
-    for index, slot in runner.optim_wrapper.optimizer.state_dict()["state"].items():
-        state.update(
-            {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in slot.items()}
-        )
-    state["lr"] = torch.tensor(runner.optim_wrapper.get_lr()["lr"], dtype=torch.float64)
-    state["random"] = torch.get_rng_state()
+def _cutter(iters: int):  # type: ignore[no-untyped-def]  # a hook
+    from mmx.hooks import Hook
+
+    class Cut(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):  # type: ignore[no-untyped-def]  # a hook
+            if runner.iter + 1 == iters:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return Cut()
+
+
+def warm_up() -> None:
+    """Import what a run imports, for processes that are forked from this one."""
+    import torch._dynamo
+
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter]).step()
+
+
+def final_state(runner: Runner) -> dict[str, Any]:
+    """Return everything that must be the same however often the run was killed.
+
+    That is all that its last checkpoint holds, but for names of files and measured times.
+    """
+    file = find_latest_checkpoint(runner.work_dir)
+    assert file is not None
+    state: dict[str, Any] = {"random after the run": torch.get_rng_state()}
+    _flatten(torch.load(file, weights_only=True), "", state)
     return state
+
+
+def _flatten(value: Any, path: str, into: dict[str, Any]) -> None:
+    if path.endswith(("time", "ckpt", "experiment_name", "/eta")):
+        return
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _flatten(item, f"{path}/{key}", into)
+    elif isinstance(value, (list, tuple)) and len(value) < 100:
+        for index, item in enumerate(value):
+            _flatten(item, f"{path}/{index}", into)
+    else:
+        into[path] = value
+
+
+def differing(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
+    """Return the names of what is not equal, to the last bit."""
+    return [
+        key
+        for key in sorted(expected.keys() | actual.keys())
+        if key not in expected or key not in actual or not _same(expected[key], actual[key])
+    ]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    return bool(a == b)
