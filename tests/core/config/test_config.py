@@ -366,3 +366,15 @@ def test_the_public_names_are_documented_ones():
     for address in ("x/y", "a::b::c", "::x", "a::"):
         with pytest.raises(ValueError, match="_get_package_and_cfg_path"):
             _get_package_and_cfg_path(address)
+
+
+def test_a_bracket_that_encloses_nothing_is_text():
+    from mmx.config import DictAction
+
+    parse = DictAction._parse_iterable
+    assert ["[1", "1]", "img(1).jpg", "a[0"] == [
+        parse(text) for text in ("[1", "1]", "img(1).jpg", "a[0")
+    ]
+    for text in ("[1,2", "1,2)", "[(1]", "(1,]"):
+        with pytest.raises(AssertionError, match="Imbalanced brackets"):
+            parse(text)

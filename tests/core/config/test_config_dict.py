@@ -88,6 +88,8 @@ def test_attributes_and_items_are_one():
     assert not hasattr(cfg, "d")
     with pytest.raises(AttributeError, match="no attribute 'd'"):
         del cfg.d
+    with pytest.raises(KeyError, match=r"^'ConfigDict' object has no attribute 'd'"):
+        del cfg.d  # as in MMEngine
     with pytest.raises(KeyError):
         del cfg["d"]
 

@@ -1,8 +1,11 @@
 """Reading files: inheritance, templates, packages, formats, errors."""
 
+import json
+import pickle
 import warnings
 
 import pytest
+import yaml
 
 from mmx.config import Config, ConfigError, ConfigParsingError, list_configs, resolve_config_path
 
@@ -241,7 +244,10 @@ def test_an_unknown_format_is_an_os_error():
 
 
 def test_python_text_under_another_format_is_noticed():
-    with pytest.raises(SyntaxError) as caught:
+    with (
+        pytest.warns(UserWarning, match='Please check "file_format"'),
+        pytest.raises(SyntaxError) as caught,
+    ):
         Config.fromstring("a = dict(b=1)", ".json")
     assert ['Please check "file_format", the file format may be .py'] == caught.value.__notes__
 
@@ -329,3 +335,66 @@ def test_custom_imports_that_fail_say_so(write):
     assert "no_zz" in str(caught[0].message)
     with pytest.raises(TypeError, match="custom_imports is a dict"):
         Config.fromfile(write("c.py", "custom_imports = ['json']\n"))
+
+
+# ------------------------------------------------------------------------ as in MMEngine
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{'$MMX_UNSET:3'}}", 3),
+        ('{{"$MMX_UNSET:3"}}', 3),
+        ("{{'$MMX_UNSET:\"3\"'}}", "3"),
+        ("{{ '$MMX_UNSET : some text' }}", "some text"),
+        ("{{'$MMX_SET:3'}}", 5),
+        ("{{'$MMX_SET:'}}", 5),
+        ("'{{$MMX_SET:3}}'", "5"),
+    ],
+)
+def test_a_variable_in_its_own_quotes_is_a_value(write, monkeypatch, text, expected):
+    monkeypatch.setenv("MMX_SET", "5")
+    monkeypatch.delenv("MMX_UNSET", raising=False)
+    assert expected == Config.fromfile(write("c.py", f"a = {text}\n")).a
+
+
+def test_a_variable_in_its_own_quotes_is_a_value_in_data_too(write, monkeypatch):
+    monkeypatch.delenv("MMX_UNSET", raising=False)
+    assert 3 == Config.fromfile(write("c.json", '{"a": {{"$MMX_UNSET:3"}}}')).a
+    assert 3 == Config.fromfile(write("c.yaml", "a: {{'$MMX_UNSET:3'}}\n")).a
+
+
+def test_double_braces_with_other_quoted_text_are_python(write):
+    assert {"a"} == Config.fromfile(write("c.py", "k = {'b': {'a'}}\na = {*{'a'}}\n")).a
+    with pytest.raises(TypeError, match="unhashable"):
+        Config.fromfile(write("d.py", "a = {{'x'}}\n"))
+
+
+def test_data_that_does_not_parse_raises_what_its_parser_raises(write):
+    with pytest.raises(json.JSONDecodeError, match=r"c\.json:1: this is no valid JSON") as caught:
+        Config.fromfile(write("c.json", "{"))
+    assert ("{", 1, 2) == (caught.value.doc, caught.value.pos, caught.value.colno)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(caught.value), str(caught.value)) == (type(again), str(again))
+    with pytest.raises(yaml.YAMLError, match=r"c\.yaml:1: this is no valid YAML"):
+        Config.fromfile(write("c.yaml", "a: [1"))
+
+
+@pytest.mark.parametrize("text", ["import base", "x = 1", "from . import base"])
+def test_what_is_no_import_of_a_base_is_a_failed_assertion_too(write, text):
+    path = write("c.py", f"from mmx.config import read_base\nwith read_base():\n    {text}\n")
+    with pytest.raises(AssertionError, match=r"c\.py:3: "):
+        Config.fromfile(path)
+
+
+def test_days_survive_yaml_and_toml(write, tmp_path):
+    cfg = Config.fromfile(write("c.yaml", "day: 2020-01-02\n"))
+    for name in ("d.yaml", "d.toml"):
+        cfg.dump(tmp_path / name)
+        assert cfg == Config.fromfile(tmp_path / name)
+
+
+def test_what_the_formatting_was_to_be_is_remembered(write):
+    path = write("c.py", "a = 1\n")
+    assert not Config.fromfile(path, format_python_code=False)._format_python_code
+    assert Config.fromfile(path)._format_python_code

@@ -7,6 +7,7 @@ import copy
 import difflib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +34,7 @@ from mmx.config.load import RESERVED_KEYS, Layer, Loaded, Options
 from mmx.config.locate import SUFFIXES, resolve_config_path, split_package
 from mmx.config.merge import merge, merge_options
 from mmx.config.source import BASE_KEY as BASE_KEY
+from mmx.config.steps import Steps
 from mmx.registry import trust_packages
 from mmx.utils import import_modules_from_strings
 
@@ -50,7 +52,7 @@ _FIELDS = (
 )
 
 
-class Config:
+class Config(Steps):
     """A config: nested settings with access by key and by attribute.
 
     Args:
@@ -172,7 +174,10 @@ class Config:
             trust_packages(*trust)
         path = resolve_config_path(filename)
         options = Options(use_predefined_variables, use_environment_variables, lazy_import)
-        return _from_loaded(load.load_file(path, options), path, import_custom_modules)
+        config = _from_loaded(load.load_file(path, options), path, import_custom_modules)
+        if not format_python_code:
+            config._set(_format_python_code=False)
+        return config
 
     @staticmethod
     def fromstring(cfg_str: str, file_format: str) -> Config:
@@ -196,7 +201,9 @@ class Config:
             loaded = load.load_text(cfg_str, path, Options())
         except ConfigParsingError as error:
             if file_format != ".py" and "dict(" in cfg_str:
-                error.add_note('Please check "file_format", the file format may be .py')
+                hint = 'Please check "file_format", the file format may be .py'
+                warnings.warn(hint, stacklevel=2)
+                error.add_note(hint)
             raise
         return _from_loaded(loaded, None, import_custom_modules=True)
 

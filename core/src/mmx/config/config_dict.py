@@ -195,7 +195,7 @@ class ConfigDict(dict[Any, Any]):
 
     def __delattr__(self, name: str) -> None:
         if name not in self:
-            raise _attribute_error(self, name)
+            raise MissingAttributeError(_attribute_error(self, name))
         del self[name]
 
     def __missing__(self, name: Any) -> Any:
@@ -593,6 +593,16 @@ class MissingKeyError(KeyError):
         hint = near(key, config) if config else ""
         if hint:
             self.add_note(hint.removeprefix("; "))
+
+
+class MissingAttributeError(AttributeError, KeyError):
+    """``del cfg.name`` of a config that lacks it; a KeyError as in MMEngine."""
+
+    def __init__(self, error: AttributeError) -> None:
+        super().__init__(str(error), name=error.name, obj=error.obj)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def missing_key(config: ConfigDict, key: Any) -> MissingKeyError:

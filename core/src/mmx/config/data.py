@@ -11,7 +11,12 @@ from typing import Any
 import yaml
 
 from mmx.config import template
-from mmx.config.errors import ConfigParsingError, ConfigSyntaxError
+from mmx.config.errors import (
+    ConfigJSONError,
+    ConfigParsingError,
+    ConfigSyntaxError,
+    ConfigYAMLError,
+)
 from mmx.config.source import json_strings, toml_strings
 from mmx.config.template import Template, Variables
 
@@ -113,9 +118,7 @@ def _json(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigSyntaxError(
-            f"this is no valid JSON: {error.msg}", filename=str(path), line=error.lineno
-        ) from error
+        raise ConfigJSONError.of(error, str(path)) from error
 
 
 def _toml(text: str, path: Path) -> Any:
@@ -136,7 +139,7 @@ def _yaml(text: str, path: Path) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigSyntaxError(
+        raise ConfigYAMLError(
             f"this is no valid YAML, or more than data: {getattr(error, 'problem', None) or error}",
             filename=str(path),
             line=None if mark is None else mark.line + 1,

@@ -72,6 +72,9 @@ _PAIRS = {")": "(", "]": "["}
 
 
 def _iterable(text: str) -> Any:
+    enclosed = (text[:1], text[-1:]) in (("(", ")"), ("[", "]"))
+    if "," not in text and not enclosed:
+        return DictAction._parse_int_float_bool(text)  # brackets inside are text
     parts = _split(text)
     for start, end, kind in (("(", ")", tuple), ("[", "]", list)):
         if text.startswith(start) and text.endswith(end) and len(parts) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import keyword
 import math
@@ -249,6 +250,11 @@ def _data(value: Any, path: str, form: str) -> Any:
     if isinstance(value, range):
         return list(value)
     if isinstance(value, bytes) and form == "YAML":
+        return value
+    # Of days and times of day YAML has the former, TOML both.
+    if isinstance(value, datetime.date) and form != "JSON":
+        return value
+    if isinstance(value, datetime.time) and form == "TOML":
         return value
     if isinstance(value, LAZY_TYPES):
         return value.dotted_path

@@ -13,6 +13,7 @@ from mmx.config import restricted, source
 from mmx.config.config_dict import ParsedDict, without_delete_keys
 from mmx.config.data import parse_data
 from mmx.config.errors import (
+    ConfigBaseImportError,
     ConfigFileNotFoundError,
     ConfigKeyError,
     ConfigMergeError,
@@ -278,7 +279,7 @@ class _Reader:
         written = f"{'.' * level}{module}"
         if file is None or not file.is_file():
             where = f"{found} not found! It means that" if level else "It seems that an"
-            raise ConfigParsingError(
+            raise (ConfigParsingError if module else ConfigBaseImportError)(
                 f"{where} incorrect module is defined in `with read_base(): from {written} import "
                 "...`, please make sure the base config module is valid and is consistent with the "
                 "prior import logic",

@@ -16,7 +16,12 @@ from typing import Any
 
 from mmx.config import template
 from mmx.config.config_dict import ParsedDict, near
-from mmx.config.errors import ConfigKeyError, ConfigParsingError, ConfigSyntaxError
+from mmx.config.errors import (
+    ConfigBaseImportError,
+    ConfigKeyError,
+    ConfigParsingError,
+    ConfigSyntaxError,
+)
 from mmx.config.lazy import LAZY_TYPES, LazyObject
 from mmx.config.template import Template, Variables
 
@@ -575,10 +580,11 @@ class _Imports(ast.NodeTransformer):
             if isinstance(statement, ast.Pass):
                 continue
             if not isinstance(statement, ast.ImportFrom):
-                raise self._error(
+                raise ConfigBaseImportError(
                     "Illegal syntax in config file! Only `from ... import ...` could be "
                     "implemented in `with read_base()`",
-                    statement,
+                    filename=str(self.path),
+                    line=statement.lineno,
                 )
             where: list[ast.expr] = [
                 ast.Constant(statement.module or ""),

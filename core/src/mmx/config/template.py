@@ -1,7 +1,8 @@
 """The templates in the text of a config: ``{{ fileDirname }}``, ``{{$NAME:default}}``, ``{{_base_.x}}``.
 
-A template inside quotes is part of a string; a bare one stands for a value. Values never become
-source text again, so what is in them (quotes, backslashes, braces) does not matter.
+A template inside quotes is part of a string; a bare one, ``{{'$NAME:default'}}`` too, stands for a
+value. Values never become source text again, so what is in them (quotes, backslashes, braces) does
+not matter.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def find(text: str, start: int = 0) -> Iterator[Template]:
 
 def _read(text: str, start: int) -> Template | None:
     i = _skip_space(text, start + 2)
+    if text[i : i + 1] in ("'", '"'):
+        return _read_quoted(text, start, i)
     if text.startswith("$", i):
         i = _skip_space(text, i + 1)
         end = _skip_word(text, i)
@@ -88,6 +91,29 @@ def _read(text: str, start: int) -> Template | None:
     if not path.startswith((".", "[")) or not path[1:]:
         return None
     return Template(start, close + 2, "base", path)
+
+
+def _read_quoted(text: str, start: int, i: int) -> Template | None:
+    """Read ``{{'$NAME:default'}}``, which stands for a value, as ``{{$NAME:default}}`` does."""
+    quote = text[i]
+    i = _skip_space(text, i + 1)
+    if not text.startswith("$", i):
+        return None
+    i = _skip_space(text, i + 1)
+    end = _skip_word(text, i)
+    name = text[i:end]
+    i = _skip_space(text, end)
+    if not name or not text.startswith(":", i):
+        return None
+    close = i
+    while (close := text.find(quote, close + 1)) >= 0:
+        if "\n" in text[i:close]:
+            return None
+        after = _skip_space(text, close + 1)
+        if text.startswith("}}", after):
+            default = text[i + 1 : close].strip()
+            return Template(start, after + 2, "environment", name, default)
+    return None
 
 
 def _skip_space(text: str, i: int) -> int:
