@@ -27,16 +27,6 @@ def recorded(contract_folder: Path) -> dict[str, dict[str, dict[str, str]]]:
     return json.loads(gzip.decompress((contract_folder / "configs.json.gz").read_bytes()))
 
 
-def _read(job: tuple[str, str, str]) -> tuple[dict[str, str], str | None]:
-    import configs
-
-    package, name, folder = job
-    found = configs.fingerprint(package, name)
-    if "error" in found:
-        return found, None
-    return found, configs.reload_error(package, name, Path(folder))
-
-
 @pytest.mark.parametrize("package", ["mmpretrain", "mmdet", "mmseg"])
 def test_every_shipped_config_reads_and_reloads_as_under_mmengine(
     package: str, recorded: dict[str, Any], configs: ModuleType, tmp_path: Path
@@ -45,7 +35,9 @@ def test_every_shipped_config_reads_and_reloads_as_under_mmengine(
     assert sorted(recorded[package]) == names
 
     with multiprocessing.get_context("spawn").Pool(2, configs.prepare) as pool:
-        read = pool.map(_read, [(package, name, str(tmp_path)) for name in names], 16)
+        read = pool.map(
+            configs.read_and_reload, [(package, name, str(tmp_path)) for name in names], 16
+        )
 
     wrong = []
     for name, (found, lost) in zip(names, read, strict=True):

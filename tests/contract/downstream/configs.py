@@ -86,6 +86,13 @@ def reload_error(package: str, name: str, folder: Path) -> str | None:
     return "the reloaded settings differ"
 
 
+def read_and_reload(job: tuple[str, str, str]) -> tuple[dict[str, str], str | None]:
+    """Fingerprint of a config file, and what a dump and reload in a folder lose."""
+    package, name, folder = job
+    found = fingerprint(package, name)
+    return found, None if "error" in found else reload_error(package, name, Path(folder))
+
+
 def _one(job: tuple[str, str]) -> dict[str, str]:
     return fingerprint(*job)
 
