@@ -24,7 +24,6 @@ from mmx.checkpoint import (
     UnsafeCheckpointError,
     _load_checkpoint,
     _load_checkpoint_with_prefix,
-    durable,
     find_latest_checkpoint,
     load_checkpoint,
     remove_stale_temporaries,
@@ -33,6 +32,7 @@ from mmx.checkpoint import (
     verify_checkpoint,
     write_last_checkpoint,
 )
+from mmx.fileio import paths
 
 
 def example() -> dict:
@@ -226,8 +226,8 @@ def test_the_order_is_write_sync_rename_sync_directory(
         seen.append("rename")
         real["replace"](source, target)
 
-    monkeypatch.setattr(durable.os, "fsync", fsync)
-    monkeypatch.setattr(durable.os, "replace", replace)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
     save_checkpoint(example(), tmp_path / "a.pth")
     assert seen == ["fsync file", "rename", "fsync directory"]
 
@@ -238,8 +238,8 @@ class FailingDisk:
     def __init__(self, fail_at: int, patch: pytest.MonkeyPatch) -> None:
         self.fail_at, self.count = fail_at, 0
         for name in ("fsync", "replace"):
-            patch.setattr(durable.os, name, self.wrap(getattr(os, name)))
-        patch.setattr(durable, "open", self.wrap(self.open), raising=False)
+            patch.setattr(os, name, self.wrap(getattr(os, name)))
+        patch.setattr(paths, "open", self.wrap(self.open), raising=False)
 
     def wrap(self, operation: Callable) -> Callable:
         def counted(*args: object) -> object:

@@ -81,6 +81,17 @@ def safe_join(root: StrPath, *parts: StrPath) -> str:
     return resolved
 
 
+def fsync_directory(directory: StrPath) -> None:
+    """Make renames and removals in a directory durable. Does nothing where that is impossible."""
+    if os.name == "nt":  # a directory cannot be opened for that on Windows
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def atomic_writer(path: StrPath) -> Iterator[BinaryIO]:
     """Yield a binary file that replaces ``path`` when the block ends without an error.
@@ -103,7 +114,8 @@ def atomic_writer(path: StrPath) -> Iterator[BinaryIO]:
             yield file
         return
     directory, name = os.path.split(target)
-    # A long name with a suffix could exceed the limit of 255 bytes.
+    # In the same directory, because a rename is atomic only within a file system. A long name with
+    # a suffix could exceed the limit of 255 bytes.
     temporary = os.path.join(directory, f".{name[:200]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -117,12 +129,7 @@ def atomic_writer(path: StrPath) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    if os.name != "nt":  # a directory cannot be opened for that on Windows
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    fsync_directory(directory)
 
 
 def check_bytes(data: bytes, expected: str | None, path: StrPath) -> bytes:
