@@ -52,6 +52,11 @@ def round_trip(settings_, suffix):
         return Config.fromfile(path, use_environment_variables=False).to_dict()
 
 
+def test_a_key_that_python_would_read_as_another_is_written_as_a_string():
+    value = {"a": {"\u00b5": 1, "\ufb01": 2, "\u03bc": 3}, "\u00b5": 4, "\u03bc": 5}
+    assert value == round_trip(value, ".py")
+
+
 @QUICK
 @given(configs(tuples=True, leaves=st.one_of(with_none, st.binary(max_size=4), st.just(math.inf))))
 def test_python_reads_back(value):

@@ -7,6 +7,7 @@ import json
 import keyword
 import math
 import types
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,10 @@ def to_python(settings: Mapping[str, Any]) -> str:
 
 
 def _is_name(key: Any) -> bool:
-    return type(key) is str and key.isidentifier() and not keyword.iskeyword(key)
+    if type(key) is not str or not key.isidentifier() or keyword.iskeyword(key):
+        return False
+    # Python reads names in a normal form, so that one in another form would come back changed.
+    return key.isascii() or unicodedata.is_normalized("NFKC", key)
 
 
 def _value(value: Any, indent: int, used: int) -> str:
