@@ -27,12 +27,12 @@ def test_a_stand_in_for_the_runner_is_enough_to_save(tmp_path: Path) -> None:
     assert hook.file_client is hook.file_backend
 
 
-def test_the_best_checkpoint_holds_nothing_that_only_resuming_needs(tmp_path: Path) -> None:
+def test_the_best_checkpoint_can_be_resumed(tmp_path: Path) -> None:
     hook, runner = CheckpointHook(interval=2, save_best="acc"), _stand_in(tmp_path)
     hook.before_train(runner)
     hook.after_val_epoch(runner, {"acc": 0.5})
     options = runner.save_checkpoint.call_args.kwargs
     assert "best_acc_epoch_9.pth" == options["filename"]
-    assert options["save_optimizer"] is options["save_param_scheduler"] is False
+    assert options["save_optimizer"] is options["save_param_scheduler"] is True
     hook.after_val_epoch(runner, {})
     assert "`metrics` is an empty dict" in runner.logger.warning.call_args.args[0]

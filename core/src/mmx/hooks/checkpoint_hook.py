@@ -51,8 +51,8 @@ class CheckpointHook(Hook):
         max_keep_ckpts: Keep this many of the newest; -1 keeps all. Best checkpoints count apart.
         save_last: Save at the end of training whatever the interval.
         save_best: Metric, or list of metrics, by which the best checkpoint is kept as
-            ``best_<metric>_<name>.pth``, without what only resuming needs; ``'auto'`` takes the first
-            metric that validation returns.
+            ``best_<metric>_<name>.pth``, from which training can be resumed like from any other;
+            ``'auto'`` takes the first metric that validation returns.
         rule: ``'greater'``, ``'less'``, None (told from the name), or a list of these.
         greater_keys: Parts of metric names for which larger is better, instead of the usual ones.
         less_keys: Parts of metric names for which smaller is better.
@@ -382,7 +382,6 @@ class CheckpointHook(Hook):
         *,
         by_epoch: bool,
         then: Callable[[], None],
-        to_resume: bool = True,
     ) -> None:
         """Save through the runner; ``then`` runs once the file is durable. All ranks call this.
 
@@ -399,8 +398,8 @@ class CheckpointHook(Hook):
                 self.out_dir,
                 filename=name,
                 file_client_args=self.file_client_args,
-                save_optimizer=self.save_optimizer and to_resume,
-                save_param_scheduler=self.save_param_scheduler and to_resume,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
                 meta=meta,
                 by_epoch=by_epoch,
                 backend_args=self.backend_args,
@@ -470,7 +469,7 @@ class CheckpointHook(Hook):
                     self._remove(runner, old)
 
             try:
-                self._write(runner, best_name, meta, by_epoch=False, then=then, to_resume=False)
+                self._write(runner, best_name, meta, by_epoch=False, then=then)
             except CheckpointError:
                 if self.on_error == "raise":
                     raise
