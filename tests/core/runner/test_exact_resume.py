@@ -7,8 +7,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from mmx.hooks.hook import Hook
+from mmx.runner import Runner
 from mmx.runner.resume import capture_random_state, restore_random_state
 
 
@@ -271,3 +273,25 @@ def test_random_states_come_back_exactly():
 def test_captured_random_states_are_plain_data(tmp_path):
     torch.save(capture_random_state(), tmp_path / "state.pth")
     restore_random_state(torch.load(tmp_path / "state.pth", weights_only=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "draws"),
+    [({"by_epoch": False, "max_iters": 2}, 1), ({"by_epoch": True, "max_epochs": 1}, 0)],
+)
+def test_building_a_loop_draws_what_it_draws_in_mmengine(tmp_path, settings, draws):
+    runner = Runner(
+        model=torch.nn.Linear(1, 1),
+        work_dir=str(tmp_path),
+        train_dataloader=DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=2),
+        train_cfg=settings,
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
+        randomness={"seed": 1},
+    )
+    begin = torch.get_rng_state()
+    runner.build_train_loop(settings)
+    end = torch.get_rng_state()
+    torch.set_rng_state(begin)
+    for _ in range(draws):
+        torch.empty((), dtype=torch.int64).random_()
+    assert torch.equal(torch.get_rng_state(), end)

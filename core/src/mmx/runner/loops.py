@@ -401,6 +401,13 @@ class IterBasedTrainLoop(_TrainLoop):
             self.val_interval = interval
             self.dynamic_milestones, self.dynamic_intervals = [0], [interval]
         self.dataloader_iterator = _InfiniteDataloaderIterator(self.dataloader, self._open)
+        self._opening_stream: dict[str, Any] | None = None
+        if isinstance(self.dataloader, DataLoader) and self.dataloader.generator is None:
+            # MMEngine's loop opens the data loader here, before weights are initialised, which
+            # draws one number. This one opens it later but draws here, so that the same seed gives
+            # the same weights.
+            self._opening_stream = capture_random_state(accelerators=False)
+            torch.empty((), dtype=torch.int64).random_()
 
     @property
     def max_epochs(self) -> int:
@@ -444,6 +451,16 @@ class IterBasedTrainLoop(_TrainLoop):
         runner.call_hook("after_train_epoch")
         runner.call_hook("after_train")
         return runner.model
+
+    def _open(self, epoch: int) -> Iterator[Any]:
+        opening, self._opening_stream = self._opening_stream, None
+        if opening is None or self._skip_batches or self._resume_stream is not None:
+            return super()._open(epoch)
+        now = capture_random_state(accelerators=False)
+        restore_random_state(opening)
+        batches = super()._open(epoch)
+        restore_random_state(now)
+        return batches
 
     def run_iter(self, data_batch: Any) -> None:
         """Train on one batch.
