@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from mmx.checkpoint.plain import to_plain as to_plain
     from mmx.checkpoint.save import AsyncCheckpointSaver as AsyncCheckpointSaver
     from mmx.checkpoint.save import save_checkpoint as save_checkpoint
+    from mmx.checkpoint.sharded import read_sharded as read_sharded
+    from mmx.checkpoint.sharded import save_sharded as save_sharded
+    from mmx.checkpoint.sharded_index import is_sharded as is_sharded
+    from mmx.checkpoint.sharded_index import remove_checkpoint as remove_checkpoint
     from mmx.checkpoint.state_dict import _load_checkpoint_to_model as _load_checkpoint_to_model
     from mmx.checkpoint.state_dict import get_state_dict as get_state_dict
     from mmx.checkpoint.state_dict import load_checkpoint as load_checkpoint
@@ -47,6 +51,8 @@ else:
             ],
             "plain": ["to_plain"],
             "save": ["AsyncCheckpointSaver", "save_checkpoint"],
+            "sharded": ["read_sharded", "save_sharded"],
+            "sharded_index": ["is_sharded", "remove_checkpoint"],
             "state_dict": [
                 "_load_checkpoint_to_model",
                 "get_state_dict",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 
 from mmx.fileio.paths import atomic_writer, fsync_directory
 
@@ -24,7 +25,12 @@ def remove_stale_temporaries(directory: str | os.PathLike[str]) -> list[str]:
         found = _TEMPORARY.match(entry)
         if found and not _is_alive(int(found["pid"])):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(directory, entry))
+                path = os.path.join(directory, entry)
+                # A sharded checkpoint is a folder.
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    os.unlink(path)
                 removed.append(entry)
     return removed
 

@@ -74,7 +74,8 @@ def _candidates(directory: Path, named: str | None) -> list[str]:
     first: list[Path] = []
     if named is not None:
         # A moved directory: the file of that name beside the pointer counts.
-        first = [p for p in (Path(named), directory / Path(named).name) if p.is_file()][:1]
+        # A folder is taken as it is: that it lost its index shows when it is verified.
+        first = [p for p in (Path(named), directory / Path(named).name) if p.exists()][:1]
     # Only names that the engine itself gives: other .pth files may be anything.
     others = [p for p in directory.glob("*.pth") if re.match(r"(epoch|iter)_\d+\.pth$", p.name)]
     others.sort(key=lambda p: (p.stat().st_mtime_ns, _step(p.name)), reverse=True)

@@ -23,6 +23,7 @@ from mmx.checkpoint.errors import (
     MissingPrefixError,
     UnsafeCheckpointError,
 )
+from mmx.checkpoint.sharded_index import is_sharded, verify_sharded
 from mmx.logging import HistoryBuffer, print_log
 from mmx.utils.errors import InvalidTypeError
 
@@ -199,6 +200,9 @@ def verify_checkpoint(filename: str | os.PathLike[str]) -> None:
     if path.endswith(".safetensors"):
         _read_safetensors(path, None)  # its header states the exact size of the data
         return
+    if is_sharded(path):
+        verify_sharded(path)
+        return
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a directory, not a checkpoint file", filename=path)
     try:
@@ -336,12 +340,18 @@ class CheckpointLoader:
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     """Load a local file (``~`` is expanded), memory-mapped where its format allows it.
 
+    The folder of a sharded checkpoint is put together to whole tensors.
+
     Raises:
         FileNotFoundError: There is no such file.
     """
     path = os.path.expanduser(filename)
     if "://" in path:
         return load_from_backend(path, map_location)
+    if is_sharded(path):
+        from mmx.checkpoint.sharded import read_sharded
+
+        return read_sharded(path, map_location)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{filename} can not be found.")
     if path.endswith(".safetensors"):

@@ -162,6 +162,15 @@ class AsyncCheckpointSaver:
             if then is not None:
                 then()
 
+        self.submit(write)
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Call a function that writes in the thread, once nothing else is being written.
+
+        Raises:
+            CheckpointError: An earlier save failed.
+        """
+        self.wait()
         self._pending = self._thread.submit(write)
 
     def check(self) -> None:

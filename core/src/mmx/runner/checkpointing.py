@@ -70,9 +70,13 @@ def save(
         save_param_scheduler=save_param_scheduler,
     )
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+    name = filename.format(epochs if by_epoch else iters) if "{" in filename else filename
+    if runner.strategy.saves_shards:
+        path = join_path(out_dir, name, backend_args=backend_args)
+        checkpoint_io.save_sharded(checkpoint, path, saver=saver, then=then)
+        return
     if not is_main_process():
         return
-    name = filename.format(epochs if by_epoch else iters) if "{" in filename else filename
     path = join_path(out_dir, name, backend_args=backend_args)
     if saver is not None:
         saver.save(checkpoint, path, backend_args, then=then)
@@ -262,7 +266,9 @@ def load(
     revise_keys: list[tuple[str, str]],
 ) -> dict[str, Any]:
     """See :meth:`mmx.runner.Runner.load_checkpoint`."""
-    checkpoint: dict[str, Any] = checkpoint_io._load_checkpoint(filename, map_location=map_location)
+    checkpoint: dict[str, Any] = _strategy(runner).read_checkpoint(
+        filename, map_location=map_location
+    )
     if not isinstance(checkpoint, dict):
         raise MissingStateError(f"No state_dict found in checkpoint file {filename}")
     # A file of bare weights has no entries for hooks to look at.
@@ -525,8 +531,8 @@ def save_on_stop(runner: Runner) -> None:
         return
     os.makedirs(runner.work_dir, exist_ok=True)
     checkpoint_io.write_last_checkpoint(runner.work_dir, path)
-    if earlier not in (None, path, last) and os.path.isfile(earlier):
-        os.remove(earlier)
+    if earlier not in (None, path, last):
+        checkpoint_io.remove_checkpoint(earlier)
     runner.logger.info(f"Saved {path}; resume with resume=True.")
 
 

@@ -27,6 +27,7 @@ from mmx.strategy.environment import (
 from mmx.utils.errors import InvalidValueError
 
 ReviseKeys = list[tuple[str, str]]
+STATE_DICT_KINDS = ("local", "full", "sharded")
 STRIP_WRAPPER: ReviseKeys = [(r"^module\.", "")]
 
 
@@ -44,10 +45,18 @@ class BaseStrategy(metaclass=ABCMeta):
             ``shared=True`` the process is taken as it is: a runner has prepared it.
         log_kwargs: Arguments of :meth:`build_logger`.
         auto_scale_lr: ``dict(base_batch_size=..., enable=True)``; see :meth:`prepare`.
+        state_dict_cfg: How checkpoints are written: ``'full'``, one file; ``'sharded'``, a folder
+            that each rank writes its part of; or ``'local'``, another name of the first. Also a
+            dict with ``state_dict_type`` of these (or torch's ``StateDictType``).
+
+    Raises:
+        ValueError: ``state_dict_cfg`` is none of these.
     """
 
     # Whether the weights of the whole model are on each rank, so that rank 0 alone can save them.
     sharded = False
+    # Whether checkpoints are folders that each rank writes its part of.
+    saves_shards = False
 
     def __init__(
         self,
@@ -57,7 +66,10 @@ class BaseStrategy(metaclass=ABCMeta):
         env_kwargs: dict[str, Any] | None = None,
         log_kwargs: dict[str, Any] | None = None,
         auto_scale_lr: dict[str, Any] | None = None,
+        state_dict_cfg: str | dict[str, Any] = "full",
     ) -> None:
+        self.state_dict_cfg = state_dict_cfg
+        self.saves_shards = _state_dict_kind(state_dict_cfg, type(self).__name__) == "sharded"
         self._work_dir = os.path.abspath(work_dir)
         self._env_kwargs = dict(env_kwargs or {})
         self._auto_scale_lr = auto_scale_lr
@@ -357,6 +369,28 @@ class BaseStrategy(metaclass=ABCMeta):
             return
         _load_schedulers(schedulers, state_dict)
 
+    def read_checkpoint(self, filename: str, map_location: Any = "cpu") -> dict[str, Any]:
+        """Return a checkpoint, a file or a folder, without putting it to use.
+
+        Of a sharded checkpoint a run without an optimizer does not read that of the optimizer.
+
+        Args:
+            filename: Path, URL or address.
+            map_location: As for ``torch.load``.
+        """
+        if not checkpoint_io.is_sharded(filename):
+            return checkpoint_io._load_checkpoint(filename, map_location=map_location)
+        return checkpoint_io.read_sharded(
+            filename,
+            map_location,
+            layout=self._layout(),
+            only=None if self.optim_wrapper is not None else _is_not_the_optimizer,
+        )
+
+    def _layout(self) -> Any:
+        """Return which tensors of a sharded checkpoint are read as shards; see ``read_sharded``."""
+        return None
+
     def load_checkpoint(
         self,
         filename: str,
@@ -376,7 +410,7 @@ class BaseStrategy(metaclass=ABCMeta):
             callback: Called with the checkpoint before anything is taken from it.
         """
         self.logger.info(f"Load checkpoint from {filename}")
-        loaded: dict[str, Any] = checkpoint_io._load_checkpoint(filename, map_location)
+        loaded: dict[str, Any] = self.read_checkpoint(filename, map_location)
         if callback is not None:
             callback(loaded)
         state_dict = loaded.pop("state_dict", loaded)
@@ -466,7 +500,9 @@ class BaseStrategy(metaclass=ABCMeta):
         meta.setdefault("time", shared_timestamp())
         if callback is not None:
             callback(saved)
-        if is_main_process():
+        if self.saves_shards:
+            checkpoint_io.save_sharded(saved, join_path(filename))
+        elif is_main_process():
             checkpoint_io.save_checkpoint(saved, join_path(filename))
 
     # What it is -----------------------------------------------------------------------------
@@ -520,6 +556,23 @@ class BaseStrategy(metaclass=ABCMeta):
     def world_size(self) -> int:
         """Number of processes."""
         return get_world_size()
+
+
+def _is_not_the_optimizer(entry: str) -> bool:
+    return entry != "optimizer"
+
+
+def _state_dict_kind(config: Any, owner: str) -> str:
+    """Return which of ``STATE_DICT_KINDS`` a ``state_dict_cfg`` asks for."""
+    kind = config.get("state_dict_type", "full") if isinstance(config, Mapping) else config
+    name = str(getattr(kind, "name", kind)).rpartition(".")[2].lower()
+    name = name.removesuffix("_state_dict")
+    if name not in STATE_DICT_KINDS:
+        raise InvalidValueError(
+            f"{owner} only supports state_dict_cfg of {', '.join(STATE_DICT_KINDS)}, "
+            f"but got {kind!r}"
+        )
+    return name
 
 
 def initialize_weights(model: nn.Module) -> None:

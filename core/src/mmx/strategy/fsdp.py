@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from mmx.device import get_device
 from mmx.dist import get_world_size, is_distributed
@@ -25,8 +26,8 @@ from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
 from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised
 from mmx.strategy.distributed import DDPStrategy
+from mmx.utils.errors import InvalidValueError
 
-STATE_DICT_KINDS = ("local", "full", "sharded")
 _OWN_KEYS = ("auto_wrap_policy", "shard", "reshard_after_forward", "mixed_precision")
 
 
@@ -34,9 +35,8 @@ _OWN_KEYS = ("auto_wrap_policy", "shard", "reshard_after_forward", "mixed_precis
 class FSDPStrategy(DDPStrategy):
     """Fully sharded data parallel training.
 
-    The model stays what it is: its modules are sharded in place. Checkpoints hold the whole
-    weights and optimizer state, gathered on rank 0, so that a run saved on N ranks goes on on M,
-    or on a single device.
+    The model stays what it is: its modules are sharded in place. A run saved on N ranks goes on on
+    M, or on a single device, from whole checkpoints as from sharded ones.
 
     Args:
         model_wrapper: How to shard: ``shard`` (names or classes' names of the modules to shard
@@ -46,8 +46,9 @@ class FSDPStrategy(DDPStrategy):
             a module list and the model itself are sharded.
         skip_init_weights: Do not call the model's ``init_weights``, as the weights are loaded
             anyway.
-        state_dict_cfg: ``'full'``, ``'local'`` or ``'sharded'``, or a dict with ``state_dict_type``
-            of these: accepted for configs that name them; what is saved is always whole.
+        state_dict_cfg: ``'full'`` or ``'local'``: checkpoints hold the whole weights and optimizer
+            state, gathered on rank 0; ``'sharded'``: a folder that each rank writes its part of.
+            Or a dict with ``state_dict_type`` of these.
         activation_checkpointing: Names of modules that recompute their activations, or
             ``dict(modules=[...])``.
         **kwargs: As for :class:`~mmx.strategy.BaseStrategy`.
@@ -67,17 +68,7 @@ class FSDPStrategy(DDPStrategy):
         activation_checkpointing: dict[str, Any] | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model_wrapper=model_wrapper, **kwargs)
-        kind = (
-            state_dict_cfg.get("state_dict_type", "full")
-            if isinstance(state_dict_cfg, Mapping)
-            else state_dict_cfg
-        )
-        if isinstance(kind, str) and kind not in STATE_DICT_KINDS:
-            raise ValueError(
-                f"FSDPStrategy only supports state_dict_cfg of {', '.join(STATE_DICT_KINDS)}, "
-                f"but got {kind!r}"
-            )
+        super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
         unknown = set(model_wrapper or {}) - {*_OWN_KEYS, "type"}
         if unknown:
             raise ValueError(
@@ -134,9 +125,33 @@ class FSDPStrategy(DDPStrategy):
         names = wanted["modules"] if isinstance(wanted, Mapping) else wanted
         turn_on_activation_checkpointing(model, names)
 
+    def _layout(self) -> Callable[[tuple[Any, ...], torch.Size], DTensor | None]:
+        """Return the function from a tensor's place in a checkpoint to the weight it is like."""
+        own = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if isinstance(parameter, DTensor)
+        }
+
+        def like(path: tuple[Any, ...], shape: torch.Size) -> DTensor | None:
+            for part in path[1:]:
+                weight = own.get(part.removeprefix("module.")) if isinstance(part, str) else None
+                if weight is not None and weight.shape == shape:
+                    return weight
+            return None
+
+        return like
+
     def model_state_dict(self) -> dict[str, Any]:
-        """Return the whole weights on rank 0, an empty dict on others. Every rank must call."""
-        return get_model_state_dict(self.model, options=_WHOLE)
+        """Return the weights. Every rank must call.
+
+        These are the whole weights on rank 0 and an empty dict on others, or with
+        ``state_dict_cfg='sharded'`` each rank's shards.
+        """
+        return get_model_state_dict(self.model, options=self._saved_form())
+
+    def _saved_form(self) -> StateDictOptions:
+        return StateDictOptions(full_state_dict=not self.saves_shards, cpu_offload=True)
 
     def load_model_state_dict(
         self,
@@ -145,27 +160,33 @@ class FSDPStrategy(DDPStrategy):
         strict: bool = False,
         revise_keys: ReviseKeys = STRIP_WRAPPER,
     ) -> None:
-        """Shard whole weights, which every rank holds, into the model."""
-        options = StateDictOptions(full_state_dict=True, strict=strict)
-        set_model_state_dict(self.model, revised(state_dict, revise_keys), options=options)
+        """Load weights: whole ones, which every rank holds and which are sharded here, or shards."""
+        state = revised(state_dict, revise_keys)
+        shards = any(isinstance(value, DTensor) for value in state.values())
+        options = StateDictOptions(full_state_dict=not shards, strict=strict)
+        set_model_state_dict(self.model, state, options=options)
 
     def optim_state_dict(self) -> dict[str, Any]:
-        """Return the whole state of the optimizer on rank 0. Every rank must call."""
+        """Return the state of the optimizer, in the form of the weights. Every rank must call."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
-            return {
-                name: self._whole_state(wrapper) for name, wrapper in self.optim_wrapper.items()
-            }
-        return self._whole_state(self.optim_wrapper)
+            return {name: self._state_of(wrapper) for name, wrapper in self.optim_wrapper.items()}
+        return self._state_of(self.optim_wrapper)
 
-    def _whole_state(self, wrapper: Any) -> dict[str, Any]:
-        whole = dict(get_optimizer_state_dict(self.model, wrapper.optimizer, options=_WHOLE))
+    def _state_of(self, wrapper: Any) -> dict[str, Any]:
+        state = dict(
+            get_optimizer_state_dict(self.model, wrapper.optimizer, options=self._saved_form())
+        )
         extra = dict(wrapper.extra_state_dict())
         # Each rank has its own sums, which the engine's part of a checkpoint holds.
         extra.pop("accumulation", None)
-        return {**whole, **extra}
+        return {**state, **extra}
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Shard the whole state of the optimizer, which every rank holds."""
+        """Load the state of the optimizer: whole, which every rank holds, or shards.
+
+        It is known by the names of weights, or by their numbers where a strategy without shards
+        has saved it.
+        """
         wrappers: dict[Any, Any] = (
             dict(self.optim_wrapper.items())
             if isinstance(self.optim_wrapper, OptimWrapperDict)
@@ -173,17 +194,45 @@ class FSDPStrategy(DDPStrategy):
         )
         for name, wrapper in wrappers.items():
             given = state_dict if name is None else state_dict[name]
-            whole = {key: given[key] for key in ("state", "param_groups")}
+            state = self._by_name({key: given[key] for key in ("state", "param_groups")}, wrapper)
+            shards = any(
+                isinstance(value, DTensor)
+                for entry in state["state"].values()
+                for value in entry.values()
+            )
             set_optimizer_state_dict(
                 self.model,
                 wrapper.optimizer,
-                whole,
-                options=StateDictOptions(full_state_dict=True),
+                state,
+                options=StateDictOptions(full_state_dict=not shards),
             )
-            wrapper.load_extra_state_dict({k: v for k, v in given.items() if k not in whole})
+            wrapper.load_extra_state_dict({k: v for k, v in given.items() if k not in state})
 
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    def _by_name(self, state: dict[str, Any], wrapper: Any) -> dict[str, Any]:
+        """Return an optimizer's state with weights named, which may be numbered in it."""
+        groups = state["param_groups"]
+        if not any(isinstance(number, int) for group in groups for number in group["params"]):
+            return state
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        own = wrapper.optimizer.param_groups
+        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in own]:
+            raise InvalidValueError(
+                "the checkpoint's optimizer has groups of "
+                f"{[len(g['params']) for g in groups]} weights, this run's of "
+                f"{[len(g['params']) for g in own]}; resume with the same optim_wrapper"
+            )
+        named = {
+            number: names[parameter]
+            for saved, group in zip(groups, own, strict=True)
+            for number, parameter in zip(saved["params"], group["params"], strict=True)
+        }
+        return {
+            "state": {named[number]: entry for number, entry in state["state"].items()},
+            "param_groups": [
+                {**group, "params": [named[number] for number in group["params"]]}
+                for group in groups
+            ],
+        }
 
 
 def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.Module], bool]:

@@ -1,0 +1,107 @@
+"""What a sharded checkpoint's folder holds, and whether it is whole; needs no process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+from mmx.checkpoint.durable import atomic_writer
+from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
+
+INDEX = "index.json"
+REST = "rest.pth"
+FORMAT = "mmx-sharded"
+VERSION = 1
+_BLOCK = 1 << 22
+
+
+def is_sharded(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is the folder of a sharded checkpoint."""
+    return "://" not in os.fspath(path) and os.path.isfile(os.path.join(path, INDEX))
+
+
+def write_index(folder: Path, tensors: dict[str, Any], files: dict[str, Any]) -> None:
+    """Write the index of a folder, with a checksum of itself."""
+    content = {"format": FORMAT, "version": VERSION, "files": files, "tensors": tensors}
+    text = json.dumps(content, sort_keys=True)
+    content["crc32"] = f"{zlib.crc32(text.encode()):08x}"
+    with atomic_writer(folder / INDEX) as file:
+        file.write(json.dumps(content, sort_keys=True).encode())
+
+
+def read_index(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the index of a sharded checkpoint, checked against its own checksum.
+
+    Raises:
+        FileNotFoundError: The folder is no sharded checkpoint.
+        CorruptCheckpointError: The index is damaged.
+        CheckpointError: It was written by a newer version.
+    """
+    path = os.path.join(folder, INDEX)
+    try:
+        with open(path, "rb") as file:
+            index: dict[str, Any] = json.loads(file.read())
+        found = index.pop("crc32")
+        kind, version = index["format"], index["version"]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptCheckpointError(f"{path} is damaged: {error!r}", filename=path) from error
+    if found != f"{zlib.crc32(json.dumps(index, sort_keys=True).encode()):08x}":
+        raise CorruptCheckpointError(f"{path} is damaged: wrong checksum", filename=path)
+    if kind != FORMAT or version > VERSION:
+        raise CheckpointError(
+            f"{path} has format {kind} {version}, but this version reads {FORMAT} {VERSION}",
+            filename=path,
+        )
+    for name in index["files"]:
+        # A name leads to nothing outside of the folder.
+        if os.path.basename(name) != name or name in ("", ".", ".."):
+            raise CorruptCheckpointError(f"{path} names the file {name!r}", filename=path)
+    known = set(index["files"])
+    for entry in index["tensors"].values():
+        if any(chunk["file"] not in known for chunk in entry["chunks"]):
+            raise CorruptCheckpointError(f"{path} names a file it does not list", filename=path)
+    return index
+
+
+def verify_sharded(folder: str | os.PathLike[str]) -> None:
+    """Check that every part of a sharded checkpoint is there and has its checksum.
+
+    Raises:
+        CorruptCheckpointError: A part is missing, truncated or damaged.
+    """
+    path = os.path.expanduser(os.fspath(folder))
+    for name, wanted in read_index(path)["files"].items():
+        part = Path(path, name)
+        if not part.is_file():
+            raise CorruptCheckpointError(f"{path} is damaged: {name} is missing", filename=path)
+        size, checksum = file_checksum(part)
+        if size != wanted["bytes"]:
+            raise CorruptCheckpointError(
+                f"{path} is damaged: {name} has {size} bytes instead of {wanted['bytes']}",
+                filename=path,
+            )
+        if checksum != wanted["crc32"]:
+            raise CorruptCheckpointError(
+                f"{path} is damaged: wrong checksum of {name}", filename=path
+            )
+
+
+def file_checksum(path: Path) -> tuple[int, str]:
+    """Return the size of a file in bytes and its CRC-32 as 8 hex digits."""
+    value = size = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            value, size = zlib.crc32(block, value), size + len(block)
+    return size, f"{value:08x}"
+
+
+def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Remove a local checkpoint, a file or a folder, if it is there."""
+    if is_sharded(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.isfile(path):
+        os.remove(path)

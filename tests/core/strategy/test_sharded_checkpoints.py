@@ -1,0 +1,342 @@
+"""Checkpoints that each rank writes its part of: on gloo processes, from N ranks to M."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmx.checkpoint import (
+    CheckpointError,
+    CorruptCheckpointError,
+    find_latest_checkpoint,
+    is_sharded,
+    read_sharded,
+    verify_checkpoint,
+)
+from mmx.testing.distributed import DistributedTestError, run_distributed
+
+GLOBAL_BATCH = 8
+# On 1, 2 and 4 ranks the samples of a step are the same, the order of their sum is not: float32
+# sums of 8 terms differ by some ulp, and Adam divides by the root of the small second moment.
+TOLERANCE = dict(rtol=1e-4, atol=1e-5)
+
+
+class Samples(torch.utils.data.Dataset):
+    def __init__(self):
+        self.x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "y": int(self.x[index].sum() > 0), "index": index}
+
+
+def make_runner(directory, launcher, *, strategy=None, epochs=2, ema=False, seen=None, **more):
+    from mmx.model import BaseModel
+    from mmx.runner import Runner
+
+    class Net(BaseModel):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+            self.head = nn.Linear(6, 2)  # its rows are too few for 4 ranks
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x, y, index, mode):
+            self.calls += 1
+            if seen is not None:
+                seen.extend(index.tolist())
+            for block in self.blocks:
+                x = block(x).relu()
+            return {"loss": nn.functional.cross_entropy(self.head(x), y)}
+
+    world = int(os.environ.get("WORLD_SIZE", "1")) if launcher != "none" else 1
+    checkpoint = dict(type="CheckpointHook", interval=1) | more.pop("checkpoint", {})
+    if ema:
+        more["custom_hooks"] = [dict(type="EMAHook")]
+    return Runner(
+        Net(),
+        str(directory),
+        train_dataloader=dict(
+            dataset=Samples(),
+            sampler=dict(type="DefaultSampler", shuffle=True),
+            batch_size=GLOBAL_BATCH // world,
+            collate_fn=dict(type="default_collate"),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type="Adam", lr=0.01)),
+        param_scheduler=dict(type="MultiStepLR", milestones=[1], gamma=0.5),
+        default_hooks=dict(checkpoint=checkpoint, logger=dict(type="LoggerHook", interval=100)),
+        randomness=dict(seed=2),
+        launcher=launcher,
+        strategy=strategy,
+        env_cfg=dict(dist_cfg=dict(backend="gloo")),
+        experiment_name=Path(str(directory)).name + f"-{os.getpid()}-{epochs}",
+        **more,
+    )
+
+
+def whole_state(runner):
+    """Return weights and optimizer state of the whole model, by the names of weights."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    from mmx.checkpoint import unwrap
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(unwrap(runner.model), options=options)
+    optimizer = get_optimizer_state_dict(
+        unwrap(runner.model), runner.optim_wrapper.optimizer, options=options
+    )
+    return {
+        # Copies: on one device the state itself is returned.
+        "weights": {k: v.clone() for k, v in weights.items()},
+        "optimizer": {
+            name: {k: v.clone() for k, v in entry.items()}
+            for name, entry in optimizer.get("state", {}).items()
+        },
+        "lr": runner.optim_wrapper.get_lr()["lr"],
+        "iter": runner.iter,
+    }
+
+
+def assert_same(expected, found, exact=True):
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_same(value, found[key], exact)
+        elif isinstance(value, torch.Tensor):
+            if exact:
+                assert torch.equal(value, found[key]), key
+            else:
+                torch.testing.assert_close(value, found[key], **TOLERANCE)
+        else:
+            assert value == found[key], key
+
+
+FSDP = dict(type="FSDPStrategy", state_dict_cfg="sharded")
+DDP = dict(type="DDPStrategy", state_dict_cfg="sharded")
+
+
+def train_and_save(directory):
+    """Two ranks write all kinds of checkpoints, that other numbers of ranks go on from."""
+    out = {}
+    for name, strategy in {
+        "fsdp": FSDP,
+        "ddp": DDP,
+        "full": dict(type="FSDPStrategy", state_dict_cfg="full"),
+    }.items():
+        runner = make_runner(Path(directory, name), "pytorch", strategy=strategy)
+        runner.train()
+        out[name] = whole_state(runner)
+    # In the background, with rotation.
+    runner = make_runner(
+        Path(directory, "async"),
+        "pytorch",
+        strategy=FSDP,
+        epochs=3,
+        checkpoint=dict(async_save=True, max_keep_ckpts=2),
+        ema=True,
+    )
+    runner.train()
+    out["async"] = whole_state(runner)
+    # What never stopped, for those that go on.
+    seen = []
+    runner = make_runner(Path(directory, "straight"), "pytorch", strategy=FSDP, epochs=3, seen=seen)
+    runner.train()
+    out["straight"] = whole_state(runner)
+    out["seen"] = seen
+    return out
+
+
+def resume_and_go_on(directory, names, epochs=3):
+    """Resume each run, with the strategy of the other kind too; return the states then and after."""
+    out = {}
+    for name, strategy, source in names:
+        seen = []
+        runner = make_runner(
+            Path(directory, f"{name}-on-{os.environ.get('WORLD_SIZE', 1)}"),
+            "pytorch" if "WORLD_SIZE" in os.environ else "none",
+            strategy=strategy,
+            epochs=epochs,
+            resume=True,
+            load_from=str(Path(directory, source, "epoch_2.pth")),
+            seen=seen,
+        )
+        resumed = {}
+        start = runner.call_hook
+
+        def watch(point, _start=start, _runner=runner, _out=resumed, **kwargs):
+            if point == "before_train":
+                _out.update(whole_state(_runner))
+            _start(point, **kwargs)
+
+        runner.call_hook = watch
+        runner.train()
+        out[name] = {"resumed": resumed, "after": whole_state(runner), "seen": seen}
+    return out
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sharded")
+    return directory, run_distributed(train_and_save, 2, str(directory), timeout_s=120)
+
+
+def test_each_rank_writes_its_part_and_the_folder_is_whole(saved):
+    directory, _ = saved
+    for kind in ("fsdp", "ddp", "async"):
+        folder = Path(find_latest_checkpoint(directory / kind))
+        assert is_sharded(folder)
+        files = sorted(p.name for p in folder.iterdir())
+        assert files == ["index.json", "rank_0.safetensors", "rank_1.safetensors", "rest.pth"]
+        verify_checkpoint(folder)
+        assert not list((directory / kind).glob(".*.tmp"))
+    index = json.loads((directory / "fsdp/epoch_2.pth/index.json").read_text())
+    chunks = index["tensors"]["state_dict/blocks.0.weight"]["chunks"]
+    assert [(c["offset"], c["shape"]) for c in chunks] == [([0, 0], [3, 6]), ([3, 0], [3, 6])]
+    # Rotation removes folders as it removes files.
+    assert sorted(p.name for p in (directory / "async").glob("*.pth")) == [
+        "epoch_2.pth",
+        "epoch_3.pth",
+    ]
+
+
+def test_what_two_ranks_saved_reads_back_equal_in_one_process(saved):
+    directory, (first, _) = saved
+    for kind in ("fsdp", "async"):
+        checkpoint = read_sharded(find_latest_checkpoint(directory / kind))
+        assert_same(first[kind]["optimizer"], checkpoint["optimizer"]["state"])
+        if kind == "fsdp":
+            assert_same(first[kind]["weights"], dict(checkpoint["state_dict"]))
+        else:  # exchanged with the average, as in a file
+            average = {
+                k.removeprefix("module."): v for k, v in checkpoint["ema_state_dict"].items()
+            }
+            assert_same(first[kind]["weights"], {k: average[k] for k in first[kind]["weights"]})
+    assert_same(first["fsdp"], first["full"])
+
+
+@pytest.mark.slow
+def test_saved_on_two_ranks_a_run_goes_on_on_four_and_on_one(saved):
+    directory, (first, _) = saved
+    full = dict(type="FSDPStrategy")
+    on_four = run_distributed(
+        resume_and_go_on,
+        4,
+        str(directory),
+        [
+            ("fsdp", FSDP, "fsdp"),
+            ("fsdp-from-full", FSDP, "full"),
+            ("ddp-from-fsdp", DDP, "fsdp"),
+            ("fsdp-from-ddp", full, "ddp"),
+        ],
+        timeout_s=120,
+        init=True,
+    )
+    order = [
+        index for pair in zip(*[r["seen"] for r in [*saved[1]]], strict=True) for index in pair
+    ]
+    for name, found in on_four[0].items():
+        source = "ddp" if name.endswith("from-ddp") else "fsdp"
+        assert_same(first[source], found["resumed"])
+        assert_same(first["straight"], found["after"], exact=False)
+        # The last epoch has the same samples in the same order.
+        ranks = [r[name]["seen"] for r in on_four]
+        assert order[-32:] == [index for row in zip(*ranks, strict=True) for index in row]
+    alone = resume_and_go_on(str(directory), [("alone", None, "fsdp"), ("alone-ddp", None, "ddp")])
+    for name, found in alone.items():
+        assert_same(first["ddp" if "ddp" in name else "fsdp"], found["resumed"])
+        assert_same(first["straight"], found["after"], exact=False)
+        assert sorted(order[-32:]) == sorted(found["seen"])
+
+
+@pytest.mark.parametrize("damage", ["dropped shard", "flipped bit", "truncated", "no index"])
+def test_damage_is_noticed_and_the_newest_whole_one_is_used(saved, tmp_path, damage):
+    import shutil
+
+    work = tmp_path / "work"
+    shutil.copytree(saved[0] / "fsdp", work)
+    (work / "last_checkpoint").write_text(str(work / "epoch_2.pth"))
+    part = work / "epoch_2.pth" / "rank_1.safetensors"
+    data = bytearray(part.read_bytes())
+    if damage == "dropped shard":
+        part.unlink()
+    elif damage == "flipped bit":
+        data[-3] ^= 4
+        part.write_bytes(data)
+    elif damage == "truncated":
+        part.write_bytes(data[:-8])
+    else:
+        (work / "epoch_2.pth" / "index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"damaged|is a directory"):
+        verify_checkpoint(work / "epoch_2.pth")
+    assert str(work / "epoch_1.pth") == find_latest_checkpoint(work)
+    (work / "epoch_1.pth" / "rest.pth").write_bytes(b"")
+    with pytest.raises(CorruptCheckpointError, match="every checkpoint"):
+        find_latest_checkpoint(work)
+
+
+def fail_on_rank_1(directory, asynchronous):
+    import mmx.checkpoint.sharded as module
+
+    write = module._write_tensors
+
+    def broken(tensors, path):
+        if int(os.environ["RANK"]) == 1 and "epoch_2" in path:
+            raise OSError(28, "No space left on device", path)
+        return write(tensors, path)
+
+    module._write_tensors = broken
+    runner = make_runner(
+        directory, "pytorch", strategy=FSDP, epochs=4, checkpoint=dict(async_save=asynchronous)
+    )
+    try:
+        runner.train()
+    except CheckpointError as error:
+        return str(error), sorted(p.name for p in Path(directory).glob("*epoch*"))
+    return None
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_part_that_cannot_be_written_fails_on_all_ranks_and_leaves_the_last_whole(
+    tmp_path, asynchronous
+):
+    try:
+        results = run_distributed(fail_on_rank_1, 2, str(tmp_path), asynchronous)
+    except DistributedTestError as error:
+        pytest.fail(str(error))
+    for text, files in results:
+        assert "rank 1: " in text
+        assert "No space left on device" in text
+        assert files == ["epoch_1.pth"]
+    assert str(tmp_path / "epoch_1.pth") == find_latest_checkpoint(tmp_path)
+
+
+def test_a_pickle_in_the_folder_runs_nothing(saved, tmp_path):
+    import pickle
+    import shutil
+
+    from mmx.checkpoint import UnsafeCheckpointError
+
+    folder = tmp_path / "bomb.pth"
+    shutil.copytree(saved[0] / "fsdp" / "epoch_2.pth", folder)
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path}/hit",))
+
+    (folder / "rest.pth").write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
+    with pytest.raises((UnsafeCheckpointError, CorruptCheckpointError)):
+        read_sharded(folder)
+    assert not (tmp_path / "hit").exists()
