@@ -346,3 +346,27 @@ def test_a_subclass_may_decide_the_interval(make_runner):
     hook = WhenValidated()
     make_runner(train_cfg=dict(type=Often, max_iters=7), custom_hooks=[hook]).train()
     assert [iteration for _, iteration in hook.at] == [4, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"by_epoch": False, "max_iters": 2}, {"by_epoch": True, "max_epochs": 1}]
+)
+def test_models_that_freeze_parts_when_put_into_training_mode_do_so(make_runner, settings):
+    seen = []
+
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(runner.model.norm.training)
+
+    runner = make_runner(train_cfg=settings, custom_hooks=[Watch()], **NO_VAL)
+    model, usual = runner.model, runner.model.train
+
+    def train(mode=True):
+        usual(mode)
+        model.norm.eval()
+        return model
+
+    model.train = train
+    runner.train()
+    assert seen
+    assert not any(seen)

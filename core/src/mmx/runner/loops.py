@@ -434,6 +434,8 @@ class IterBasedTrainLoop(_TrainLoop):
             or type(self)._decide_current_val_interval
             is not _TrainLoop._decide_current_val_interval
         )
+        # Also if it is in training mode: models freeze parts of themselves in this call.
+        runner.model.train()
         while state.iter < self._max_iters and not self.stop_training:
             if not runner.model.training:
                 runner.model.train()
