@@ -340,3 +340,62 @@ def test_a_pickle_in_the_folder_runs_nothing(saved, tmp_path):
     with pytest.raises((UnsafeCheckpointError, CorruptCheckpointError)):
         read_sharded(folder)
     assert not (tmp_path / "hit").exists()
+
+
+def convert(*arguments):
+    from click.testing import CliRunner
+
+    from mmx.cli.checkpoint_cmd import command
+
+    result = CliRunner().invoke(command, ["convert", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_conversion_between_all_forms_keeps_every_bit(saved, tmp_path, monkeypatch):
+    from mmx.checkpoint import CheckpointLoader
+
+    # So that small tensors, too, go through a mapped scratch file.
+    monkeypatch.setattr("mmx.checkpoint.sharded_convert._MAPPED_FROM", 1)
+    directory, (first, _) = saved
+    folder = directory / "fsdp" / "epoch_2.pth"
+    weights = first["fsdp"]["weights"]
+    assert f"{len(weights)} tensors" in convert(folder, tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "b")
+    assert is_sharded(tmp_path / "b")
+    convert(tmp_path / "b", tmp_path / "c.pth")
+    for name in ("a.safetensors", "b", "c.pth"):
+        verify_checkpoint(tmp_path / name)
+        found = CheckpointLoader.load_checkpoint(str(tmp_path / name))
+        assert_same(weights, dict(found["state_dict"]))
+    # All of it, there and back.
+    convert(folder, tmp_path / "whole.pth", "--all")
+    convert(tmp_path / "whole.pth", tmp_path / "again.pth", "--all", "--to", "sharded")
+    for name in ("whole.pth", "again.pth"):
+        found = CheckpointLoader.load_checkpoint(str(tmp_path / name))
+        assert_same(first["fsdp"]["optimizer"], found["optimizer"]["state"])
+        assert found["meta"]["epoch"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.safetensors",
+        "again.pth",
+        "b",
+        "c.pth",
+        "whole.pth",
+    ]
+
+
+def test_conversion_says_what_does_not_fit(saved, tmp_path):
+    from click.testing import CliRunner
+
+    from mmx.cli.checkpoint_cmd import command
+
+    folder = str(saved[0] / "fsdp" / "epoch_2.pth")
+    for arguments, text in [
+        ([folder, str(tmp_path / "a.safetensors"), "--all"], "holds weights only"),
+        ([folder, str(tmp_path / "a.pth"), "--to", "safetensors"], "ends in .safetensors"),
+        ([str(tmp_path / "absent.pth"), str(tmp_path / "b.pth")], "can not be found"),
+        ([folder, str(tmp_path / "b.pth"), "--ema"], "holds no averaged weights"),
+    ]:
+        result = CliRunner().invoke(command, ["convert", *arguments])
+        assert result.exit_code != 0
+        assert text in result.output

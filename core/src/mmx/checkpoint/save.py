@@ -98,24 +98,17 @@ def _serialise(checkpoint: dict[str, Any], filename: str, file: Any) -> None:
     if not filename.endswith(".safetensors"):
         torch.save(checkpoint, file)
         return
-    from safetensors.torch import save
+    from mmx.checkpoint.tensor_file import write_tensors
 
     state_dict = checkpoint.get("state_dict", checkpoint)
     meta = checkpoint.get("meta", {})
-    seen: dict[tuple[int, ...], torch.Tensor] = {}
-    tensors = {}
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor):
             raise TypeError(
                 f"{filename}: {name} is no tensor; the safetensors format holds tensors only"
             )
-        value = value.detach().cpu().contiguous()
-        # The format refuses shared memory; tied weights are written out once for each name.
-        key = (value.data_ptr(), *value.shape)
-        tensors[name] = value.clone() if key in seen else value
-        seen[key] = value
     text = {str(k): str(v) for k, v in meta.items() if isinstance(v, (str, int, float))}
-    file.write(save(tensors, metadata={"format": "pt", **text}))
+    write_tensors(state_dict, file, {"format": "pt", **text})
 
 
 class AsyncCheckpointSaver:

@@ -48,6 +48,7 @@ from mmx.checkpoint.load import MapLocation, torch_load
 from mmx.checkpoint.plain import to_plain
 from mmx.checkpoint.save import AsyncCheckpointSaver
 from mmx.checkpoint.sharded_index import REST, file_checksum, read_index, write_index
+from mmx.checkpoint.tensor_file import write_tensors
 from mmx.dist import get_object_group, get_world_size
 
 # A leaf of what `rest.pth` holds that stands for a tensor of the index.
@@ -107,6 +108,12 @@ def save_sharded(
             then()
 
     saver.submit(write)
+
+
+def write_folder(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint as a folder by this process alone, whether or not there are others."""
+    tensors, rest = _split(checkpoint)
+    _write(tensors, rest, os.fspath(path), None)
 
 
 def _split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -242,9 +249,8 @@ class _Writer(StorageWriter):
         results: list[WriteResult] = []
         if plan.items:
             name = f"rank_{rank}.safetensors"
-            chunks = {
-                str(i): _whole_memory(planner.resolve_data(item))
-                for i, item in enumerate(plan.items)
+            chunks: dict[str, Any] = {
+                str(i): planner.resolve_data(item) for i, item in enumerate(plan.items)
             }
             size, checksum = _write_tensors(chunks, os.path.join(folder, name))
             for i, item in enumerate(plan.items):
@@ -311,31 +317,12 @@ def _described(metadata: Metadata, places: dict[Any, _Place]) -> dict[str, Any]:
     return tensors
 
 
-def _whole_memory(value: Any) -> torch.Tensor:
-    # The format takes memory of its own, without gaps, for each tensor.
-    tensor: torch.Tensor = value.detach().cpu()
-    whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
-
-
 def _write_tensors(tensors: dict[str, torch.Tensor], path: str) -> tuple[int, str]:
-    from safetensors.torch import save_file
-
-    seen: set[int] = set()
-    for key, tensor in tensors.items():
-        if tensor.numel() and tensor.data_ptr() in seen:
-            tensors[key] = tensor.clone()
-        seen.add(tensor.data_ptr())
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        # The library has its own class for what is, here, a failed write.
-        raise OSError(f"{path}: {error}") from error
-    with open(path, "rb") as file:
+    with open(path, "wb") as file:
+        written = write_tensors(tensors, file, {"format": "pt"})
+        file.flush()
         os.fsync(file.fileno())
-    return file_checksum(Path(path))
+    return written
 
 
 def _num_bytes(item: WriteItem) -> int:
@@ -378,6 +365,7 @@ def read_sharded(
     *,
     layout: Layout | None = None,
     only: Callable[[str], bool] | None = None,
+    room: Callable[[torch.Size, torch.dtype], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Return the checkpoint of a folder; it does not matter how many ranks wrote it.
 
@@ -392,6 +380,8 @@ def read_sharded(
             its shape to a sharded tensor: it is read with that one's mesh and placements, each
             rank its slice. Without one, or where it returns None, tensors are whole.
         only: Which entries of the checkpoint are read; by default all.
+        room: From shape and dtype to the memory of a tensor that is read whole; by default it is
+            made on the device.
 
     Raises:
         CorruptCheckpointError: A part is missing or damaged.
@@ -400,6 +390,10 @@ def read_sharded(
     index = read_index(folder)
     rest = torch_load(os.path.join(folder, REST), map_location)
     device = _device_of(map_location)
+
+    def make(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
     wanted: dict[str, torch.Tensor] = {}
 
     def fill(value: Any, where: Path_) -> Any:
@@ -407,7 +401,9 @@ def read_sharded(
             if set(value) == {_PLACE}:
                 name = value[_PLACE]
                 if name not in wanted:
-                    wanted[name] = _room(index["tensors"], name, where, layout, device, folder)
+                    wanted[name] = _room(
+                        index["tensors"], name, where, layout, room or make, folder
+                    )
                 return wanted[name]
             for key, item in value.items():
                 value[key] = fill(item, (*where, key))
@@ -498,7 +494,7 @@ def _room(
     name: str,
     where: Path_,
     layout: Layout | None,
-    device: torch.device,
+    make: Callable[[torch.Size, torch.dtype], torch.Tensor],
     folder: str,
 ) -> torch.Tensor:
     if name not in described:
@@ -509,7 +505,7 @@ def _room(
     shape, dtype = torch.Size(entry["shape"]), _dtype(entry["dtype"])
     like = layout(where, shape) if layout is not None else None
     if like is None:
-        return torch.empty(shape, dtype=dtype, device=device)
+        return make(shape, dtype)
     with torch.no_grad():
         return torch.empty_like(like, dtype=dtype)
 

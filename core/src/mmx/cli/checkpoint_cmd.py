@@ -69,25 +69,59 @@ def show(file: str, as_json: bool, keys: bool) -> None:
 @command.command()
 @click.argument("source")
 @click.argument("target")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["full", "sharded", "safetensors"]),
+    help="Form of TARGET; by default its suffix tells (none: sharded).",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="Keep all that resuming needs, not the weights alone."
+)
 @click.option("--ema", is_flag=True, help="Take the averaged weights of the EMA hook.")
 @click.option("--raw", is_flag=True, help="Take the weights in training, not their average.")
-def convert(source: str, target: str, ema: bool, raw: bool) -> None:
-    """Write the weights of SOURCE alone to TARGET (.pth or .safetensors).
+def convert(
+    source: str, target: str, form: str | None, everything: bool, ema: bool, raw: bool
+) -> None:
+    """Write the weights of SOURCE alone to TARGET, or with --all the whole checkpoint.
+
+    Either is a file (.pth), a .safetensors file, or the folder of a sharded checkpoint. Tensors are
+    taken one after the other; no process group is needed.
 
     Of a checkpoint with an average these are the averaged weights, which --ema insists on.
     """
-    from mmx.checkpoint import save_checkpoint
+    import os
+
+    from mmx.checkpoint import CheckpointError
+    from mmx.checkpoint.sharded_convert import form_of, opened, write_as
     from mmx.model import averaged_state_dict, source_state_dict
 
-    checkpoint = _load(source)
     if ema and raw:
         raise click.UsageError("--ema and --raw exclude each other")
-    if (ema or raw) and "ema_state_dict" not in checkpoint:
-        raise click.ClickException(f"{source} holds no averaged weights (no 'ema_state_dict')")
-    state = source_state_dict(checkpoint) if raw else averaged_state_dict(checkpoint)
-    meta = checkpoint.get("meta", {}) if "state_dict" in checkpoint else {}
-    save_checkpoint({"meta": meta, "state_dict": state}, target)
-    click.echo(f"{target}: {len(state)} tensors")
+    if everything and (ema or raw):
+        raise click.UsageError("--all keeps both weights and average: drop --ema or --raw")
+    form = form or form_of(target)
+    if everything and form == "safetensors":
+        raise click.UsageError("a safetensors file holds weights only: drop --all, or take .pth")
+    beside = os.path.dirname(os.path.abspath(target)) if "://" not in target else None
+    if beside is not None:
+        os.makedirs(beside, exist_ok=True)
+    try:
+        with opened(source, beside) as checkpoint:
+            written = checkpoint
+            if not everything:
+                if (ema or raw) and "ema_state_dict" not in checkpoint:
+                    raise click.ClickException(
+                        f"{source} holds no averaged weights (no 'ema_state_dict')"
+                    )
+                pick = source_state_dict if raw else averaged_state_dict
+                meta = checkpoint.get("meta", {}) if "state_dict" in checkpoint else {}
+                written = {"meta": meta, "state_dict": pick(checkpoint)}
+            write_as(written, target, form)
+            count = len(written.get("state_dict", written))
+    except (CheckpointError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{target}: {count} tensors")
 
 
 def _load(file: str) -> dict[str, Any]:
