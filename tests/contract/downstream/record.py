@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
+import dense
 import training
 
 HERE = Path(__file__).parent
@@ -52,10 +53,17 @@ def record_training() -> None:
     write("training.json.gz", table)
 
 
+def record_dense() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        table = {"kernels": training.kernel_fingerprint(), "traces": dense.traces(Path(name))}
+    write("dense.json.gz", table)
+
+
 if __name__ == "__main__":
     # The reference engine cannot load its own checkpoints with the default of today's torch.
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     training.prepare()
     record_training()
+    record_dense()
     if "--training" not in sys.argv:
         record_configs()
