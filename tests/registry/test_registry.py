@@ -183,7 +183,22 @@ def test_split_scope_key():
 def test_repr_lists_names_and_objects(cats):
     cats.register_module("dict", module=dict)
     assert "Registry of cat" in repr(cats)
-    assert "| dict  | <class 'dict'> |" in repr(cats)
+    # Of the form that MMEngine shows.
+    assert (
+        "     Registry of cat      \n"
+        "┏━━━━━━━┳━━━━━━━━━━━━━━━━┓\n"
+        "┃ Names ┃ Objects        ┃\n"
+        "┡━━━━━━━╇━━━━━━━━━━━━━━━━┩\n"
+        "│ dict  │ <class 'dict'> │\n"
+        "└───────┴────────────────┘\n"
+    ) == repr(cats)
+
+
+def test_repr_breaks_a_long_name():
+    long = Registry("optimizer wrapper constructor", scope="repr_scope")
+    assert ["Registry of", "optimizer wrapper", "constructor"] == [
+        line.strip() for line in repr(long).splitlines()[:3]
+    ]
 
 
 def test_get_rejects_what_is_no_string(cats):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import types
 import weakref
@@ -152,14 +153,21 @@ class Registry(Generic[T]):
     def __repr__(self) -> str:
         rows = [("Names", "Objects")]
         rows += [(name, str(obj)) for name, obj in sorted(self._module_dict.items())]
-        width = [max(len(row[i]) for row in rows) for i in (0, 1)]
-        rule = f"+-{'-' * width[0]}-+-{'-' * width[1]}-+"
-        lines = [f"Registry of {self._name}", rule]
+        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
+        whole = left + right + 7
+
+        def rule(line: str, start: str, middle: str, end: str) -> str:
+            return f"{start}{line * (left + 2)}{middle}{line * (right + 2)}{end}"
+
+        lines = [line.center(whole) for line in textwrap.wrap(f"Registry of {self._name}", whole)]
         for i, (name, obj) in enumerate(rows):
-            lines.append(f"| {name:<{width[0]}} | {obj:<{width[1]}} |")
+            bar = "\u2502" if i else "\u2503"
             if i == 0:
-                lines.append(rule)
-        return "\n".join([*lines, rule]) + "\n"
+                lines.append(rule("\u2501", "\u250f", "\u2533", "\u2513"))
+            lines.append(f"{bar} {name:<{left}} {bar} {obj:<{right}} {bar}")
+            if i == 0:
+                lines.append(rule("\u2501", "\u2521", "\u2547", "\u2529"))
+        return "\n".join([*lines, rule("\u2500", "\u2514", "\u2534", "\u2518")]) + "\n"
 
     @property
     def name(self) -> str:
