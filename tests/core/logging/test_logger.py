@@ -1,6 +1,7 @@
 """The logger, per-rank files and print_log."""
 
 import copy
+import io
 import logging
 import pickle
 import re
@@ -186,8 +187,11 @@ def test_colours_are_for_terminals(monkeypatch, capsys):
     assert all("\033" not in line for line in others)
 
 
-def test_formatter_names_its_formats():
-    plain, coloured = MMFormatter(color=False), MMFormatter(color=True, blink=True)
+def test_formatter_names_its_formats(monkeypatch):
+    plain, off = MMFormatter(color=False), MMFormatter(color=True, blink=True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = MMFormatter(color=True, blink=True)
+    assert plain.warn_format == off.warn_format  # standard output is no terminal
     assert plain.info_format == "%(asctime)s - %(name)s - INFO - %(message)s"
     assert plain.err_format == (
         "%(asctime)s - %(name)s - ERROR - %(pathname)s - %(funcName)s - %(lineno)d - %(message)s"
@@ -203,6 +207,40 @@ def test_output_follows_what_stdout_is(capsys):
     assert "captured" in capsys.readouterr().out
     assert isinstance(logger.handlers[0], logging.StreamHandler)
     assert isinstance(logger.handlers[0], TerminalHandler)
+
+
+def test_output_goes_to_a_stream_that_is_set(capsys):
+    logger = MMLogger.get_instance("given")
+    (handler,) = logger.handlers
+    assert isinstance(handler.formatter, MMFormatter)
+    stream = io.StringIO()
+    assert handler.setStream(stream) is sys.stdout
+    logger.info("a")
+    assert stream.getvalue().endswith(" - INFO - a\n")
+    assert handler.setStream(sys.stdout) is stream
+    logger.info("b")
+    assert capsys.readouterr().out.endswith(" - INFO - b\n")
+
+
+def test_a_formatter_that_is_set_is_used(capsys):
+    logger = MMLogger.get_instance("formatter")
+    logger.handlers[0].setFormatter(logging.Formatter("<%(message)s>"))
+    logger.info("a")
+    assert "<a>\n" == capsys.readouterr().out
+
+
+def test_an_unknown_level_is_a_key_error_as_in_mmengine():
+    with pytest.raises(KeyError, match=r"^unknown log level 'NOPE'"):
+        MMLogger("nope", log_level="NOPE")
+
+
+def test_a_file_handler_may_have_a_file_of_its_own(tmp_path):
+    cfg = {"type": "RotatingFileHandler", "filename": str(tmp_path / "own.log"), "maxBytes": 100}
+    logger = MMLogger("own", log_file=str(tmp_path / "x.log"), file_handler_cfg=cfg)
+    assert str(tmp_path / "own.log") == logger.handlers[1].baseFilename
+    logger.close()
+    with pytest.raises(AssertionError, match="file_handler_cfg needs a 'type'"):
+        MMLogger("none", log_file=str(tmp_path / "x.log"), file_handler_cfg={})
 
 
 def test_a_failing_terminal_does_not_end_a_run(monkeypatch, capsys):

@@ -282,7 +282,7 @@ def test_state_survives_a_checkpoint(tmp_path):
     assert ["loss", "acc"] == list(state["log_scalars"])
 
     other = MessageHub("y")
-    other.update_scalar("old", 1.0)
+    other.update_scalar("loss", 1.0)
     other.load_state_dict(state)
     assert {"loss": [0.5], "acc": [2.0]} == values_of(other)
     assert [4] == other.get_scalar("acc").data[1].tolist()
@@ -311,6 +311,28 @@ def test_states_of_mmengine_load():
     hub.load_state_dict(state)
     state["log_scalars"]["loss"].update(9.0)
     assert {"loss": [1.0, 2.0]} == values_of(hub)
+
+
+def test_what_a_state_does_not_name_stays():
+    hub = MessageHub("x")
+    hub.update_info("meta", "kept", resumed=False)
+    hub.update_info("iter", 1)
+    for value in (1.0, 2.0):
+        hub.update_scalar("time", value)
+        hub.update_scalar("loss", value)
+    hub.load_state_dict(
+        {
+            "log_scalars": {"loss": HistoryBuffer([5.0], [1])},
+            "runtime_info": {"iter": 3, "epoch": 1},
+            "resumed_keys": {"loss": True, "iter": True, "epoch": True},
+        }
+    )
+    assert {"loss": [5.0], "time": [1.0, 2.0]} == values_of(hub)
+    assert {"meta": "kept", "iter": 3, "epoch": 1} == hub.runtime_info
+    hub.update_scalar("time", 3.0)
+    hub.update_scalar("loss", 6.0)
+    assert {"loss": [5.0, 6.0], "time": [1.0, 2.0, 3.0]} == values_of(hub)
+    assert "meta" not in hub.state_dict()["runtime_info"]
 
 
 def test_wrong_states_are_refused_and_wrong_entries_skipped(capsys):

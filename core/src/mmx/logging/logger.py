@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from mmx._engine_name import engine_name
 from mmx.logging import terminal
+from mmx.utils.errors import InvalidValueError
 from mmx.utils.manager import ManagerMixin
 
 _LEVEL_COLORS = {
@@ -62,7 +63,7 @@ class MMFormatter(logging.Formatter):
     """Formats a record as ``time - name - LEVEL - message``; errors also say where they arose.
 
     Args:
-        color: Colour the level's name.
+        color: Colour the level's name, if standard output is a terminal.
         blink: Let it blink.
         **kwargs: Arguments of :class:`logging.Formatter`, for example ``datefmt``.
     """
@@ -82,11 +83,14 @@ class MMFormatter(logging.Formatter):
         self.critical_format = f"{start} - {critical} - {where} - %(message)s"
 
     def _get_prefix(self, level: str, color: bool, blink: bool = False) -> str:
-        """Return the level's name, coloured if asked for."""
-        if not color:
+        """Return the level's name, coloured if asked for and standard output is to be."""
+        if not color or not self._may_color():
             return level
         code = _LEVEL_COLORS[logging.getLevelNamesMapping()[level]]
         return f"{_BLINK if blink else ''}{code}{level}{_RESET}"
+
+    def _may_color(self) -> bool:
+        return terminal.has_color()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of the record."""
@@ -105,34 +109,55 @@ class MMFormatter(logging.Formatter):
         return super().format(record)
 
 
+class _ColorFormatter(MMFormatter):
+    """Colours wherever it is asked to; who uses it has looked at the stream."""
+
+    def _may_color(self) -> bool:
+        return True
+
+
 class TerminalHandler(logging.StreamHandler[IO[str]]):
-    """Writes to what ``sys.stdout`` is at that moment, and above a live display if there is one."""
+    """Writes to what ``sys.stdout`` is at that moment, and above a live display if there is one.
+
+    A stream given by ``setStream`` is written to as it is.
+    """
 
     def __init__(self) -> None:
+        self._given: IO[str] | None = None
         super().__init__(sys.stdout)
         self._plain = MMFormatter(color=False, datefmt="%m/%d %H:%M:%S")
-        self._colored = MMFormatter(color=True, datefmt="%m/%d %H:%M:%S")
+        self._colored = _ColorFormatter(color=True, datefmt="%m/%d %H:%M:%S")
+        self.formatter = self._plain
 
     @property
     def stream(self) -> IO[str]:
-        """The current standard output."""
-        return sys.stdout
+        """The stream that was set, or the current standard output."""
+        return sys.stdout if self._given is None else self._given
 
     @stream.setter
     def stream(self, value: IO[str]) -> None:
-        """Ignored: the base class sets the stream that it was made with."""
+        self._given = None if value is sys.stdout else value
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of the record, coloured on a terminal."""
-        if self.formatter is not None:
+        if self.formatter is not None and self.formatter is not self._plain:
             return self.formatter.format(record)
-        live = terminal.live_display() is not None and not os.environ.get("NO_COLOR")
-        return (self._colored if live or terminal.has_color() else self._plain).format(record)
+        if self._given is not None:
+            color = terminal.has_color(self._given)
+        else:
+            live = terminal.live_display() is not None and not os.environ.get("NO_COLOR")
+            color = live or terminal.has_color()
+        return (self._colored if color else self._plain).format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; what goes wrong is reported, never raised."""
         try:
-            terminal.write(self.format(record) + self.terminator)
+            text = self.format(record) + self.terminator
+            if self._given is None:
+                terminal.write(text)
+            else:
+                self._given.write(text)
+                self.flush()
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001 a log line must not end a run
@@ -275,11 +300,18 @@ class MMLogger(logging.Logger, ManagerMixin):
         return MMLogger.get_instance, (self.instance_name,)
 
 
+class UnknownLevelError(ValueError, KeyError):
+    """A log level that is none; a KeyError in MMEngine."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def _level_number(level: int | str) -> int:
     if isinstance(level, str):
         levels = logging.getLevelNamesMapping()
         if level not in levels:
-            raise ValueError(f"unknown log level {level!r}; there are {', '.join(levels)}")
+            raise UnknownLevelError(f"unknown log level {level!r}; there are {', '.join(levels)}")
         return levels[level]
     if isinstance(level, bool) or not isinstance(level, int):
         raise TypeError(f"a log level should be an int or a str, but got {level!r}")
@@ -303,7 +335,7 @@ def _file_handler(path: str, mode: str, config: dict[str, Any] | None) -> loggin
         raise TypeError(f"file_handler_cfg should be a dict, but got {type(config).__name__}")
     options = dict(config)
     if "type" not in options:
-        raise ValueError(
+        raise InvalidValueError(
             "file_handler_cfg needs a 'type', for example 'TimedRotatingFileHandler', but got "
             f"{options!r}"
         )
@@ -321,7 +353,8 @@ def _file_handler(path: str, mode: str, config: dict[str, Any] | None) -> loggin
                 "WatchedFileHandler"
             )
     options.setdefault("encoding", "utf-8")
-    return kind(filename=path, **options)  # type: ignore[no-any-return]  # a subclass of Handler
+    options.setdefault("filename", path)
+    return kind(**options)  # type: ignore[no-any-return]  # a subclass of Handler
 
 
 def print_log(

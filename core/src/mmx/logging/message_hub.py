@@ -521,13 +521,15 @@ class MessageHub(ManagerMixin):
     def load_state_dict(self, state_dict: MessageHub | dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned, here or in MMEngine, or another hub's content.
 
-        What the hub held before is forgotten. Entries that cannot be used are skipped with a
-        warning.
+        What the hub held before under other names stays if a dict is given, as in MMEngine, and is
+        forgotten if it is a hub. Entries that cannot be used are skipped with a warning.
 
         Raises:
             TypeError: ``state_dict`` is neither a dict nor a hub.
             KeyError: It lacks one of its three keys.
         """
+        self.flush()
+        forget = isinstance(state_dict, MessageHub)
         if isinstance(state_dict, MessageHub):
             other = state_dict
             other.flush()
@@ -545,10 +547,11 @@ class MessageHub(ManagerMixin):
                 raise InvalidKeyError(
                     f"The loaded `state_dict` of `MessageHub` must contain key: `{key}`"
                 )
-        self._log_scalars = OrderedDict()
-        # In place: parts of the run may hold on to it.
-        self._runtime_info.clear()
-        self._resumed_keys = OrderedDict()
+        if forget:
+            self._log_scalars = OrderedDict()
+            # In place: parts of the run may hold on to it.
+            self._runtime_info.clear()
+            self._resumed_keys = OrderedDict()
         self._forget_groups()
         for values in self._lanes.values():
             values.clear()
