@@ -1,16 +1,16 @@
 """Sequences, imports, methods, decorators, versions, packages, paths, timers."""
 
-import logging
 import os
 import subprocess
 import sys
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmx import utils
+from mmx.logging import MMLogger
 from mmx.utils.package_utils import package2module
 from mmx.utils.path import find_vcs_root
 
@@ -150,7 +150,7 @@ def test_methods_are_callable() -> None:
 # Decorators
 
 
-def test_needs_are_checked_at_the_call() -> None:
+def test_needs_are_checked_at_the_call(capsys: pytest.CaptureFixture[str]) -> None:
     @utils.requires_executable(["sh", "no_such_program"])
     def run() -> None: ...
 
@@ -166,6 +166,12 @@ def test_needs_are_checked_at_the_call() -> None:
     with pytest.raises(RuntimeError, match='"no_such_package" are required in method "load"'):
         load()
     assert 1 == fine()
+    assert (
+        'Prerequisites "no_such_program" are required in method "run" but not found, please '
+        "install them first.\n"
+        'Prerequisites "no_such_package" are required in method "load" but not found, please '
+        "install them first.\n"
+    ) == capsys.readouterr().out
 
 
 def test_old_arguments_are_renamed_with_a_warning() -> None:
@@ -184,16 +190,33 @@ def test_old_arguments_are_renamed_with_a_warning() -> None:
         function(old=1, new=2)  # type: ignore[call-arg]  # on purpose
 
 
-def test_deprecated_functions_say_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_deprecated_functions_say_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
+
     @utils.deprecated_function("0.1", "0.2", "use another")
     def old() -> int:
         """Return one."""
         return 1
 
-    assert "deprecated:: 0.1" in (old.__doc__ or "")
-    assert "Return one." in (old.__doc__ or "")
-    with caplog.at_level(logging.WARNING, "mmx"):
-        assert 1 == old()
+    notice = (
+        ".. deprecated:: 0.1\n"
+        "    Deprecated and will be removed in version 0.2.\n"
+        "    Please use another.\n\n\n"
+    )
+    assert notice + "    Return one." == old.__doc__
+    assert (1, 1) == (old(), old())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(
+        f" - mmx - WARNING - '{__name__}.old' is deprecated in version 0.1 and will be removed in "
+        "version 0.2. Please use another."
+    )
+
+    @utils.deprecated_function("0.1", "0.2", "use another")
+    def bare() -> None: ...
+
+    assert notice == bare.__doc__
 
 
 # Versions and packages

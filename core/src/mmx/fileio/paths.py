@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmx.fileio.errors import HashMismatchError, UnsafePathError
+from mmx.utils.errors import InvalidTypeError
 
 StrPath = str | Path
 
@@ -30,7 +31,7 @@ def to_text(path: StrPath) -> str:
         return path
     if isinstance(path, os.PathLike):
         return _FOLDED.sub(r"\1://", os.fspath(path))
-    raise TypeError(f"a path must be a str or pathlib.Path, but got {type(path)}")
+    raise InvalidTypeError(f"a path must be a str or pathlib.Path, but got {type(path)}")
 
 
 def parse_uri_prefix(uri: StrPath) -> str:

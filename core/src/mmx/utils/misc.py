@@ -193,7 +193,11 @@ def check_prerequisites(
             needed = [prerequisites] if isinstance(prerequisites, str) else prerequisites
             missing = [item for item in needed if not checker(item)]
             if missing:
-                raise RuntimeError(msg_tmpl.format(", ".join(missing), function.__name__))
+                from mmx.logging import print_log
+
+                message = msg_tmpl.format(", ".join(missing), function.__name__)
+                print_log(message)  # as MMEngine does, whose error says only that there is one
+                raise RuntimeError(message)
             return function(*args, **kwargs)
 
         return wrapped  # type: ignore[return-value]  # the same signature
@@ -280,14 +284,14 @@ def deprecated_function(since: str, removed_in: str, instructions: str) -> Calla
     def wrap(function: F) -> F:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            # The logger, not `warnings`: it is seen once by users, wherever the call comes from.
-            logging.getLogger("mmx").warning(
-                "'%s.%s' is deprecated in version %s and will be removed in version %s. Please %s",
-                function.__module__,
-                function.__name__,
-                since,
-                removed_in,
-                instructions,
+            from mmx.logging import print_log
+
+            # The run's logger, not `warnings`: it says so once, wherever the call comes from.
+            print_log(
+                f"'{function.__module__}.{function.__name__}' is deprecated in version {since} and "
+                f"will be removed in version {removed_in}. Please {instructions}.",
+                logger="current",
+                level=logging.WARNING,
             )
             return function(*args, **kwargs)
 
@@ -296,8 +300,12 @@ def deprecated_function(since: str, removed_in: str, instructions: str) -> Calla
             f"    Deprecated and will be removed in version {removed_in}.\n"
             f"    Please {instructions}.\n\n"
         )
-        doc = textwrap.indent(inspect.cleandoc(function.__doc__ or ""), "    ")
-        wrapped.__doc__ = f"{notice}\n{doc}\n"
+        raw = function.__doc__ or ""
+        doc = textwrap.indent(inspect.cleandoc(raw), "    ")
+        # The new lines around the text stay, as in MMEngine.
+        start = "\n" if raw.startswith("\n") else ""
+        end = "\n" if raw.rstrip(" ").endswith("\n") else ""
+        wrapped.__doc__ = f"{notice}\n{start}{doc}{end}"
         return wrapped  # type: ignore[return-value]  # the same signature
 
     return wrap

@@ -77,9 +77,9 @@ def track_progress_rich(
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
+        TimeRemainingColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(show_speed=True),
-        TimeRemainingColumn(),
     ]
     worker = _Worker(func)
     results = []
