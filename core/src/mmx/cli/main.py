@@ -18,6 +18,7 @@ COMMANDS = {
     "val": ("mmx.cli.run_cmd", "val", "Validate a checkpoint on the validation set."),
     "test": ("mmx.cli.run_cmd", "test", "Test a checkpoint on the test set."),
     "launch": ("mmx.cli.launch_cmd", "command", "Run a command in several processes."),
+    "plan": ("mmx.cli.plan_cmd", "command", "Plan memory and traffic of a run on many ranks."),
     "predict": ("mmx.cli.predict_cmd", "command", "Run a trained model on inputs."),
     "config": ("mmx.cli.config_cmd", "command", "Show, check and compare configs."),
     "registry": ("mmx.cli.registry_cmd", "command", "Search what is registered."),
