@@ -100,7 +100,6 @@ def measure(strategy, reshard=True):
             for kind in ("all_reduce", "all_gather", "reduce_scatter")
             if kind.replace("_", "") in name.replace("_", "")
         )
-        )
         calls, total = counts.get(kind, (0, 0))
         counts[kind] = (calls + 1, total + size)
     return {
