@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
+from children import in_child, wait
 
 sys.path.pop(0)
 
@@ -42,24 +42,6 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a forked process; return its pid. Forking spares the imports."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        os.setsid()  # so that data workers can be killed along
-        torch.set_num_threads(1)
-        work()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
 def run(work_dir: Path, result: Path, options: dict[str, Any]) -> Callable[[], None]:
     def work() -> None:
         runner = victim.build(work_dir, **options)
@@ -68,10 +50,6 @@ def run(work_dir: Path, result: Path, options: dict[str, Any]) -> Callable[[], N
         os.replace(result.with_suffix(".part"), result)
 
     return work
-
-
-def wait(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def finish(work_dir: Path, result: Path, options: dict[str, Any]) -> dict[str, Any]:

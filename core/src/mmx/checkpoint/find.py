@@ -16,9 +16,21 @@ LAST_CHECKPOINT = "last_checkpoint"
 
 
 def write_last_checkpoint(directory: str | os.PathLike[str], filename: str) -> None:
-    """Record, all or nothing, which checkpoint of ``directory`` is the latest."""
-    with atomic_writer(Path(directory) / LAST_CHECKPOINT) as file:
-        file.write(filename.encode())
+    """Record, all or nothing, which checkpoint of ``directory`` is the latest.
+
+    Raises:
+        CheckpointError: It could not be written.
+    """
+    pointer = Path(directory) / LAST_CHECKPOINT
+    try:
+        with atomic_writer(pointer) as file:
+            file.write(filename.encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"{pointer}, which names the latest checkpoint, could not be written: {error}. It names "
+            "the one before.",
+            filename=str(pointer),
+        ) from error
 
 
 def find_latest_checkpoint(path: str | os.PathLike[str]) -> str | None:

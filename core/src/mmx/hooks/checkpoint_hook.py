@@ -142,6 +142,8 @@ class CheckpointHook(Hook):
         self.on_error = on_error
         self.async_save = async_save
         self._saver: AsyncCheckpointSaver | None = None
+        # Takes back what was noted of the file that is being written, should that fail.
+        self._undo: Callable[[], None] | None = None
         self._set_best_rules(save_best, rule, greater_keys, less_keys)
         self.best_ckpt_path: str | None = None
         self.best_ckpt_path_dict: dict[str, str | None] = {}
@@ -251,8 +253,8 @@ class CheckpointHook(Hook):
     ) -> None:
         """Save if the iteration is due."""
         if self._saver is not None:
-            with self._error_policy(runner):
-                self._saver.check()
+            # No exchange between ranks in each iteration: they hear of it when the next is saved.
+            self._settle(runner, self._saver.check)
         if self.by_epoch:
             return
         if self.every_n_train_iters(runner, self.interval, self.save_begin) or (
@@ -326,16 +328,17 @@ class CheckpointHook(Hook):
         self, runner: RunnerLike, step: int, meta: dict[str, Any]
     ) -> None:
         self._prepare(runner)
+        # The file before this one first: what it replaces may go only when it is durable, and what
+        # this one replaces only after that.
+        self._finish(runner, on_all_ranks=True)
         name = self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, name)
-        before = list(self.keep_ckpt_ids)
+        before, previous = [i for i in self.keep_ckpt_ids if i != step], self.last_ckpt
         if self.max_keep_ckpts > 0:
-            # The state that goes into the file counts the file itself.
-            self.keep_ckpt_ids = deque(i for i in before if i != step)
-            self.keep_ckpt_ids.append(step)
-            keep = list(self.keep_ckpt_ids)[-self.max_keep_ckpts :]
-            runner.message_hub.update_info("keep_ckpt_ids", keep)
-        previous, self.last_ckpt = self.last_ckpt, path
+            # The state that goes into the file counts the file itself, and those that go when it is
+            # there: a run that is killed before they went deletes them when it is taken up.
+            self._keep(runner, [*before, step])
+        self.last_ckpt = path
         runner.message_hub.update_info("last_ckpt", path)
 
         def then() -> None:
@@ -344,28 +347,36 @@ class CheckpointHook(Hook):
                 write_last_checkpoint(runner.work_dir, path)
             self._rotate(runner, self.max_keep_ckpts)
 
-        try:
-            self._write(runner, name, meta, by_epoch=self.by_epoch, then=then)
-        except CheckpointError:
-            self.keep_ckpt_ids, self.last_ckpt = deque(before), previous
-            if self.max_keep_ckpts > 0:
-                runner.message_hub.update_info("keep_ckpt_ids", before)
+        def undo() -> None:
+            self.last_ckpt = previous
             runner.message_hub.update_info("last_ckpt", previous)
-            if self.on_error == "raise":
-                raise
+            if self.max_keep_ckpts > 0 and not self.file_backend.exists(path):
+                self._keep(runner, before)
+
+        self._write(runner, name, meta, by_epoch=self.by_epoch, then=then, undo=undo)
+
+    def _keep(self, runner: RunnerLike, steps: list[int]) -> None:
+        self.keep_ckpt_ids = deque(steps)
+        runner.message_hub.update_info("keep_ckpt_ids", steps)
 
     def _rotate(self, runner: RunnerLike, keep: int) -> None:
         """Delete the oldest files beyond ``keep``. Called only once the newest is durable."""
-        while 0 < keep < len(self.keep_ckpt_ids):
-            step = self.keep_ckpt_ids.popleft()
-            if dist.is_main_process():
-                self._remove(
-                    runner,
-                    self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step)),
-                )
+        steps = list(self.keep_ckpt_ids)
+        if not 0 < keep < len(steps):
+            return
+        left = []
+        for step in steps[:-keep] if dist.is_main_process() else ():
+            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+            if not self._remove(runner, path):
+                left.append(step)  # tried again the next time
+        self._keep(runner, [*left, *steps[-keep:]])
 
-    def _remove(self, runner: RunnerLike, path: str) -> None:
-        """Delete a checkpoint: the one path for local and remote files and sharded directories."""
+    def _remove(self, runner: RunnerLike, path: str) -> bool:
+        """Delete a checkpoint: the one path for local and remote files and sharded directories.
+
+        Returns:
+            Whether it is gone.
+        """
         try:
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
@@ -373,6 +384,8 @@ class CheckpointHook(Hook):
                 self.file_backend.rmtree(path)
         except OSError as error:
             runner.logger.warning(f"Could not delete the old checkpoint {path}: {error}")
+            return False
+        return True
 
     def _write(
         self,
@@ -382,18 +395,33 @@ class CheckpointHook(Hook):
         *,
         by_epoch: bool,
         then: Callable[[], None],
-    ) -> None:
-        """Save through the runner; ``then`` runs once the file is durable. All ranks call this.
+        undo: Callable[[], None],
+    ) -> bool:
+        """Save through the runner. All ranks call this.
+
+        Args:
+            runner: The runner.
+            name: Name of the file.
+            meta: What the file says of the run's position.
+            by_epoch: Whether the file is named by the epoch.
+            then: Called once the file is durable.
+            undo: Called if it could not be written.
+
+        Returns:
+            Whether the file was written, or is being written.
 
         Raises:
-            CheckpointError: On every rank, if the main process could not write the file.
+            CheckpointError: On every rank, if the main process could not write the file and
+                ``on_error`` is ``'raise'``.
         """
         options: dict[str, Any] = dict(self.args)
         if self.async_save:
             if self._saver is None:
                 self._saver = AsyncCheckpointSaver()
             options.update(saver=self._saver, then=then)
-        with self._error_policy(runner), _same_on_all_ranks():
+        self._undo = undo
+
+        def save() -> None:
             runner.save_checkpoint(
                 self.out_dir,
                 filename=name,
@@ -408,24 +436,36 @@ class CheckpointHook(Hook):
             if not self.async_save:
                 then()
 
-    @contextlib.contextmanager
-    def _error_policy(self, runner: RunnerLike) -> Iterator[None]:
-        try:
-            yield
-        except CheckpointError as error:
-            if self.on_error == "warn":
-                runner.logger.error(f"Training goes on without a new checkpoint: {error}")
-            raise
+        done = self._settle(runner, save, on_all_ranks=True)
+        if not self.async_save:
+            self._undo = None
+        return done
 
-    def _finish(self, runner: RunnerLike) -> None:
-        if self._saver is None:
-            return
+    def _settle(
+        self, runner: RunnerLike, act: Callable[[], None], on_all_ranks: bool = False
+    ) -> bool:
+        """Do what may find that a file could not be written, and follow the policy for that.
+
+        Returns:
+            Whether nothing of the kind was found.
+        """
         try:
-            with self._error_policy(runner):
-                self._saver.wait()
-        except CheckpointError:
+            with _same_on_all_ranks() if on_all_ranks else contextlib.nullcontext():
+                act()
+        except CheckpointError as error:
+            undo, self._undo = self._undo, None
+            if undo is not None:
+                undo()
             if self.on_error == "raise":
                 raise
+            runner.logger.error(f"Training goes on without a new checkpoint: {error}")
+            return False
+        return True
+
+    def _finish(self, runner: RunnerLike, on_all_ranks: bool = False) -> None:
+        """Wait for the file that is being written."""
+        if self._saver is not None:
+            self._settle(runner, self._saver.wait, on_all_ranks)
 
     # Best -----------------------------------------------------------------------------------
 
@@ -447,36 +487,47 @@ class CheckpointHook(Hook):
         hub = runner.message_hub
         single = len(self.key_indicators) == 1
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
+            self._finish(runner, on_all_ranks=True)
             score = self._get_metric_score(metrics, key)
             score_name = "best_score" if single else f"best_score_{key}"
             path_name = "best_ckpt" if single else f"best_ckpt_{key}"
             best = hub.runtime_info.get(score_name, self.init_value_map[rule])
             if score is None or not self.rule_map[rule](score, best):
                 continue
-            hub.update_info(score_name, score)
             old = self.best_ckpt_path if single else self.best_ckpt_path_dict.get(key)
             best_name = f"best_{key}_{name}".replace("/", "_")
             path = self.file_backend.join_path(self.out_dir, best_name)
-            if single:
-                self.best_ckpt_path = path
-            else:
-                self.best_ckpt_path_dict[key] = path
-            hub.update_info(path_name, path)
+
+            def note(
+                best: float | None,
+                path: str | None,
+                key: str = key,
+                names: tuple[str, str] = (score_name, path_name),
+            ) -> None:
+                if single:
+                    self.best_ckpt_path = path
+                else:
+                    self.best_ckpt_path_dict[key] = path
+                hub.update_info(names[0], best)
+                hub.update_info(names[1], path)
 
             def then(old: str | None = old, path: str = path) -> None:
                 # The better one is durable: only now may its predecessor go.
                 if old and old != path and dist.is_main_process():
                     self._remove(runner, old)
 
-            try:
-                self._write(runner, best_name, meta, by_epoch=False, then=then)
-            except CheckpointError:
-                if self.on_error == "raise":
-                    raise
-                continue
-            runner.logger.info(
-                f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to {best_name}."
-            )
+            def undo(
+                note: Callable[..., None] = note, best: float = best, old: str | None = old
+            ) -> None:
+                note(best, old)
+
+            # The state that goes into the file knows that the file is the best.
+            note(score, path)
+            if self._write(runner, best_name, meta, by_epoch=False, then=then, undo=undo):
+                runner.logger.info(
+                    f"The best checkpoint with {score:0.4f} {key} at {step} {unit} is saved to "
+                    f"{best_name}."
+                )
 
     @staticmethod
     def _is_training(runner: RunnerLike) -> bool:

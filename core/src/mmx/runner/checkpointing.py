@@ -288,6 +288,10 @@ def resume(
     resume_param_scheduler: bool,
 ) -> None:
     """Put a runner, whose model has its weights already, back to where it was saved."""
+    # Of the weights the model has a copy; the rest would go on using the mapped file, whose space
+    # then is not free when the file is deleted, and which must not be cut short.
+    kept = ("optimizer", "message_hub", "engine")
+    checkpoint = {k: _owned(v) if k in kept else v for k, v in checkpoint.items()}
     meta = checkpoint.get("meta", {})
     engine = checkpoint.get("engine", {})
     if engine.get("version", 0) > ENGINE_VERSION:
@@ -322,6 +326,19 @@ def resume(
         _resume_schedulers(runner, checkpoint)
     _resume_position(runner, meta, engine)
     _resume_gradients(runner, own_share(engine.get("gradients")))
+
+
+def _owned(value: Any) -> Any:
+    """Return plain data with its tensors on the CPU copied; tensors on other devices are copies."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.device.type == "cpu" else value
+    if isinstance(value, dict):
+        copy: Any = type(value)()
+        copy.update((key, _owned(item)) for key, item in value.items())
+        return copy
+    if type(value) in (list, tuple):
+        return type(value)(_owned(item) for item in value)
+    return value
 
 
 def _warn_of_unused_average(runner: Runner, checkpoint: dict[str, Any]) -> None:
