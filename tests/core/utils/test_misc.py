@@ -194,6 +194,7 @@ def test_deprecated_functions_say_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
+    MMLogger.get_instance("deprecated")
 
     @utils.deprecated_function("0.1", "0.2", "use another")
     def old() -> int:

@@ -164,10 +164,10 @@ class TerminalHandler(logging.StreamHandler[IO[str]]):
             self.handleError(record)
 
 
-class _RegistryForwarder(logging.Handler):
-    """Hands what the registries say, of what they build and of failing plugins, to the run's logger.
+class _Forwarder(logging.Handler):
+    """Hands what lower parts say, such as registries of failing plugins, to the run's logger.
 
-    The registries stand below this package and write to a plain logger of their own.
+    They stand below this package and write to plain loggers of their own.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -180,10 +180,11 @@ class _RegistryForwarder(logging.Handler):
                 logger.handle(copied)
 
 
-def _route_registries(level: int) -> None:
+def _route_lower_parts(level: int) -> None:
     registries = logging.getLogger("mmx_registry")
-    if not any(isinstance(handler, _RegistryForwarder) for handler in registries.handlers):
-        registries.addHandler(_RegistryForwarder())
+    for lower in (registries, logging.getLogger("mmx.utils")):
+        if not any(isinstance(handler, _Forwarder) for handler in lower.handlers):
+            lower.addHandler(_Forwarder())
     if level <= logging.DEBUG:
         # What is built is said at this level; without it nothing is even put into words.
         registries.setLevel(logging.DEBUG)
@@ -231,7 +232,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         logging.Logger.__init__(self, logger_name)
         ManagerMixin.__init__(self, name)
         level = _level_number(log_level)
-        _route_registries(level)
+        _route_lower_parts(level)
         rank = process_rank()
         self._log_file: str | None = None
 

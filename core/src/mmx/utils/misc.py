@@ -193,10 +193,8 @@ def check_prerequisites(
             needed = [prerequisites] if isinstance(prerequisites, str) else prerequisites
             missing = [item for item in needed if not checker(item)]
             if missing:
-                from mmx.logging import print_log
-
                 message = msg_tmpl.format(", ".join(missing), function.__name__)
-                print_log(message)  # as MMEngine does, whose error says only that there is one
+                print(message)  # as MMEngine does, whose error does not say which
                 raise RuntimeError(message)
             return function(*args, **kwargs)
 
@@ -284,14 +282,14 @@ def deprecated_function(since: str, removed_in: str, instructions: str) -> Calla
     def wrap(function: F) -> F:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            from mmx.logging import print_log
-
-            # The run's logger, not `warnings`: it says so once, wherever the call comes from.
-            print_log(
-                f"'{function.__module__}.{function.__name__}' is deprecated in version {since} and "
-                f"will be removed in version {removed_in}. Please {instructions}.",
-                logger="current",
-                level=logging.WARNING,
+            # Not `warnings`: the run's logger, which gets this, says so once, wherever the call is.
+            logging.getLogger("mmx.utils").warning(
+                "'%s.%s' is deprecated in version %s and will be removed in version %s. Please %s.",
+                function.__module__,
+                function.__name__,
+                since,
+                removed_in,
+                instructions,
             )
             return function(*args, **kwargs)
 
