@@ -70,6 +70,7 @@ def build(
     async_save: bool = False,
     forget: str | None = None,
     cut: int | None = None,
+    log_level: str = "ERROR",
 ) -> Runner:
     """Return a runner that resumes from whatever is in ``work_dir``.
 
@@ -130,7 +131,7 @@ def build(
         ],
         randomness=dict(seed=7),
         resume=True,
-        log_level="ERROR",
+        log_level=log_level,
         experiment_name="victim",
     )
     if forget is not None:
