@@ -1,6 +1,8 @@
 """Where values are written."""
 
 import copy
+import pickle
+import sys
 import textwrap
 
 import pytest
@@ -214,3 +216,102 @@ def test_a_runner_knows_the_files_of_its_config(write):
     assert "c.py:3" == full.model.a.__config_source__()
     full.model.a.b = 2
     assert (1, cfg.text, cfg.filename) == (cfg.model.a.b, full.text, full.filename)
+
+
+# ------------------------------------------------------------------------ set in code
+
+TEXT = (
+    "model = dict(\n    depth=1,\n    inner=dict(type='No', x=1))\nlr = 3\nsteps = [1, dict(a=1)]\n"
+)
+
+
+def line_here():
+    return sys._getframe(1).f_lineno
+
+
+def test_what_code_sets_is_said_to_be_set_there(write):
+    cfg = Config.fromfile(write("c.py", TEXT))
+    cfg.model.inner.x = 3
+    line = line_here()
+    cfg["model"]["depth"] = 7
+    cfg.lr = dict(a=dict(b=1))
+    cfg.new = [dict(a=1)]
+    cfg.model.update(width=2)
+    cfg.merge(dict(model=dict(height=2)))
+    cfg.setdefault("other", 1)
+    keys = ["model.inner.x", "model.depth", "lr.a.b", "new.0.a", "model.width", "model.height"]
+    lines = [line - 1, *range(line + 1, line + 6)]
+    for number, place in zip(lines, places(cfg, *keys), strict=True):
+        assert place.endswith(f"test_origin.py:{number} (set in code)")
+    assert str(origin_of(cfg, "other")).endswith(f":{line + 6} (set in code)")
+    assert ["c.py:3", "c.py:5", "c.py:1"] == places(cfg, "model.inner.type", "steps.0", "model")
+
+
+def test_an_override_after_code_is_an_override(write):
+    cfg = Config.fromfile(write("c.py", TEXT))
+    cfg.model.depth = 7
+    cfg.new = dict(a=1, b=2)
+    cfg.merge_from_dict({"model.depth": 8, "new.a": 3})
+    assert ["override", "override"] == places(cfg, "model.depth", "new.a")
+    assert "set in code" in places(cfg, "new.b")[0]
+    cfg.model.depth = 9
+    assert "set in code" in places(cfg, "model.depth")[0]
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, copy.copy, lambda c: pickle.loads(pickle.dumps(c))]
+)
+def test_copies_and_pickles_know_what_code_has_set(write, again):
+    cfg = Config.fromfile(write("c.py", TEXT))
+    cfg.model.depth = 7
+    new = again(cfg)
+    assert "set in code" in places(new, "model.depth")[0]
+    assert ["c.py:4"] == places(new, "lr")
+    new.lr = 5
+    assert "set in code" in places(new, "lr")[0]
+    assert "set in code" in places(cfg, "model.depth")[0]
+    if again is not copy.copy:
+        assert ["c.py:3"] == places(new, "model.inner.x")
+        new.model.inner.x = 2
+        assert ["c.py:3"] == places(cfg, "model.inner.x")
+
+
+def test_lists_that_code_changes_give_no_wrong_line(write):
+    cfg = Config.fromfile(write("c.py", "steps = [\n    1,\n    dict(a=1),\n]\nb = 1\n"))
+    assert ["c.py:2", "c.py:3"] == places(cfg, "steps.0", "steps.1.a")
+    cfg.steps[1].a = 2
+    assert "set in code" in places(cfg, "steps.1.a")[0]
+    cfg.steps.insert(0, 5)
+    assert ["c.py:1"] == places(cfg, "steps.0")
+    cfg.steps.pop()
+    cfg.steps[1] = dict(a=1)
+    assert ["set in code"] == places(cfg, "steps.1.a")
+
+
+def test_errors_cite_what_code_has_set(write):
+    from mmx.registry import MODELS
+
+    cfg = Config.fromfile(write("c.py", TEXT))
+    cfg.second = cfg.model  # the same part again is still written where it is
+    cfg.first = dict(type="No", inner=[dict(type="No")])
+    line = line_here() - 1
+    cfg.model.inner["type"] = "Nein"
+    for part, place in (
+        (cfg.first, f":{line} (set in code)"),
+        (cfg.first.inner[0], f":{line} (set in code)"),
+        (copy.deepcopy(cfg).first, f":{line} (set in code)"),
+        (cfg.model.inner, f":{line + 2} (set in code)"),
+    ):
+        with pytest.raises(KeyError) as caught:
+            MODELS.build(part)
+        assert place in "".join(caught.value.__notes__)
+    assert "c.py:1" == cfg.second.__config_source__()
+    alone = pickle.loads(pickle.dumps(cfg.model))
+    assert "" == alone.__config_source__()  # absent, not wrong
+
+
+def test_the_command_and_the_check_name_code(write):
+    cfg = Config.fromfile(write("c.py", "log_level = 'INFO'\n"))
+    cfg.log_level = "LOUD"
+    (finding,) = [f for f in check_config(cfg) if f.path == "log_level"]
+    assert "set in code" in str(finding.origin)

@@ -18,9 +18,12 @@ from mmx.config.config_dict import (
     CONFIG_METHODS,
     ConfigDict,
     _Watchful,
+    give_edits,
+    may_be_edited,
     near,
     plain,
     set_places,
+    take_edits,
 )
 from mmx.config.config_dict import DELETE_KEY as DELETE_KEY
 from mmx.config.dict_action import DictAction as DictAction
@@ -452,7 +455,10 @@ class Config(Steps):
         return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new, (_public_class(self), self._fields())
+        edits = None
+        if self._layer is not None and may_be_edited(self._cfg_dict):
+            edits = take_edits(self._cfg_dict)
+        return _new, (_public_class(self), self._fields(), edits)
 
     # -- stages under their MMEngine names
 
@@ -491,9 +497,11 @@ class Config(Steps):
 class _Source:
     """Finds where dicts are written; see `mmx.config.origin.Source`, which it stands for."""
 
-    __slots__ = ("_layer", "_overrides", "_source")
+    __slots__ = ("_layer", "_overrides", "_source", "edited")
 
     def __init__(self, layer: Layer, overrides: Any = ()) -> None:
+        # Whether some of the dicts know of something that code or an override has set.
+        self.edited = bool(overrides)
         self._layer = layer
         self._overrides = overrides
         self._source: Any = None
@@ -548,9 +556,13 @@ def _public_class(config: Config) -> Any:
     return next((known for known, watchful in _WATCHFUL.items() if watchful is cls), cls)
 
 
-def _new(cls: type[Any], fields: dict[str, Any]) -> Any:
+def _new(
+    cls: type[Any], fields: dict[str, Any], edits: dict[tuple[Any, ...], Any] | None = None
+) -> Any:
     new = object.__new__(cls)
     new._set(**fields)
+    if edits:
+        give_edits(new._cfg_dict, edits)
     return new
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -63,8 +65,11 @@ class ConfigDict(dict[Any, Any]):
     """
 
     # Where the dict is in the config that was read, for errors: what finds origins, and its keys.
-    __slots__ = ("__dict__", "__weakref__", "_place")
+    __slots__ = ("__dict__", "__weakref__", "_edits", "_place")
     _place: tuple[Any, tuple[Any, ...]]
+    # Keys that code has set one by one since, with the file and line that did; None of those that
+    # an override has set after that.
+    _edits: dict[Any, tuple[str, int] | None]
     # Names that attribute access must leave to the class; set by `_prepare`.
     _reserved: frozenset[str]
     # The class of instances that need `__getattr__`; see `_Watchful`.
@@ -177,6 +182,7 @@ class ConfigDict(dict[Any, Any]):
 
     def __setitem__(self, name: Any, value: Any) -> None:
         self._take(((name, value),))
+        _note_edit(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "__class__":
@@ -188,6 +194,7 @@ class ConfigDict(dict[Any, Any]):
             )
         else:
             self._take(((name, value),))
+            _note_edit(self, name)
 
     def __delitem__(self, name: Any) -> None:
         dict.__delitem__(self, name)
@@ -325,6 +332,7 @@ class ConfigDict(dict[Any, Any]):
                 mine.update(value)
             else:
                 self._take(((key, value),))
+                _note_edit(self, key)
 
     def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
         """Return the items as a list, so that the dict may change while one goes over them."""
@@ -356,6 +364,9 @@ class ConfigDict(dict[Any, Any]):
 
     def __config_source__(self) -> str:
         """Return where the dict is written, for errors of what is built from it; or ""."""
+        edit = (edits_of(self) or {}).get("type")
+        if edit is not None:
+            return _InCode(edit)(())
         try:
             source, path = self._place
         except AttributeError:
@@ -465,6 +476,128 @@ class _Watchful(ConfigDict):
 
 ConfigDict._prepare()
 
+# Not by attribute access, which asks `__getattr__` of those that have one.
+_get_edits = ConfigDict.__dict__["_edits"].__get__
+_get_place = ConfigDict.__dict__["_place"].__get__
+
+
+def edits_of(config: ConfigDict) -> dict[Any, tuple[str, int] | None] | None:
+    """Return what code has set in a dict since it was made, and where; None for nothing."""
+    try:
+        return _get_edits(config)  # type: ignore[no-any-return]  # of a slot
+    except AttributeError:
+        return None
+
+
+def take_edits(value: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    """Return what code has set in a value's dicts, by the keys of the dict."""
+    found: dict[tuple[Any, ...], Any] = {}
+    if isinstance(value, ConfigDict):
+        edits = edits_of(value)
+        if edits:
+            found[path] = edits
+        for key, item in _dict_items(value):
+            if type(item) not in _ATOMIC:
+                found.update(take_edits(item, (*path, key)))
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            if type(item) not in _ATOMIC:
+                found.update(take_edits(item, (*path, i)))
+    return found
+
+
+def give_edits(value: Any, edits: dict[tuple[Any, ...], Any]) -> None:
+    """Put back what `take_edits` returned."""
+    for path, known in edits.items():
+        target = value
+        for key in path:
+            target = _dict_get(target, key) if isinstance(target, dict) else target[key]
+        _set_attribute(target, "_edits", known)
+
+
+def may_be_edited(config: ConfigDict) -> bool:
+    """Whether code may have set something in a config since it was read."""
+    try:
+        return bool(_get_place(config)[0].edited)
+    except AttributeError:
+        return True
+
+
+class _InCode:
+    """Says where in code a dict was set; stands where others have what finds files and lines."""
+
+    __slots__ = ("edit",)
+    edited = True
+
+    def __init__(self, edit: tuple[str, int]) -> None:
+        self.edit = edit
+
+    def __call__(self, path: tuple[Any, ...]) -> str:
+        from mmx.config.origin import in_code
+
+        return str(in_code(self.edit))
+
+
+def _note_edit(config: ConfigDict, key: Any) -> None:
+    """Remember who sets a value, for origins; nothing is known of it in the config's files."""
+    if isinstance(config, ParsedDict):
+        return
+    frame: Any = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mmx.config"):
+        frame = frame.f_back
+    edit = (frame.f_code.co_filename, frame.f_lineno)
+    edits = edits_of(config)
+    if edits is None:
+        edits = {}
+        _set_attribute(config, "_edits", edits)
+    edits[key] = edit
+    with contextlib.suppress(AttributeError):
+        source = _get_place(config)[0]
+        if type(source) is not _InCode:
+            source.edited = True
+    value = _dict_get(config, key)
+    if isinstance(value, (dict, list, tuple)):
+        _place_new(value, _InCode(edit))
+
+
+def _place_new(value: Any, source: _InCode) -> None:
+    """Tell dicts that are not from a config where code has set them."""
+    if isinstance(value, ConfigDict):
+        try:
+            _get_place(value)
+        except AttributeError:
+            _set_attribute(value, "_place", (source, ()))
+        else:
+            return  # a part of the config at a second place
+        value = dict.values(value)
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        if type(item) not in _ATOMIC:
+            _place_new(item, source)
+
+
+def put_override(config: Any, key: Any, value: Any, *, part: bool = False) -> None:
+    """Set a value that an override or a child has: of its origin the files and overrides know.
+
+    Args:
+        config: Where to.
+        key: The key.
+        value: The value.
+        part: Only parts of the value are the override's, and have been set so.
+    """
+    if type(config) is dict or isinstance(config, ParsedDict) or not isinstance(config, ConfigDict):
+        config[key] = value
+        return
+    config._take(((key, value),))
+    if part:
+        return
+    edits = edits_of(config)
+    if edits is None:
+        edits = {}
+        _set_attribute(config, "_edits", edits)
+    edits[key] = None
+
 
 class ParsedDict(ConfigDict):
     """A ConfigDict that a config's code sees while it is read: lazy objects stay as they are."""
@@ -479,10 +612,15 @@ ConfigDict._converted |= {ParsedDict, ParsedDict._watchful}
 
 def _keep_place(old: ConfigDict, new: ConfigDict) -> None:
     try:
-        place = old._place
+        place = _get_place(old)
     except AttributeError:
-        return
-    _set_attribute(new, "_place", place)
+        place = None
+    else:
+        _set_attribute(new, "_place", place)
+    if place is None or place[0].edited:
+        edits = edits_of(old)
+        if edits:
+            _set_attribute(new, "_edits", dict(edits))
 
 
 def set_places(value: Any, source: Any, path: tuple[Any, ...] = ()) -> None:
@@ -495,6 +633,11 @@ def set_places(value: Any, source: Any, path: tuple[Any, ...] = ()) -> None:
     """
     atomic = _ATOMIC
     if isinstance(value, ConfigDict):
+        try:
+            if type(_get_place(value)[0]) is _InCode:
+                return  # not of the files
+        except AttributeError:
+            pass
         _set_attribute(value, "_place", (source, path))
         for key, item in _dict_items(value):
             if type(item) not in atomic:

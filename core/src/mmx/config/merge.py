@@ -9,6 +9,7 @@ from typing import Any
 from mmx.config.config_dict import (
     DELETE_KEY,
     ConfigDict,
+    put_override,
     raw_items,
     without_delete_keys,
 )
@@ -70,9 +71,10 @@ def _merge(
                     f"base config. You may set `{DELETE_KEY}=True` to ignore the base config."
                     + (f" (At {here}.)" if path else "")
                 )
-            merged[key] = _merge(value, old, allow_list_keys, here, owned)
+            new = _merge(value, old, allow_list_keys, here, owned)
+            put_override(merged, key, new, part=True)
         else:
-            merged[key] = owned(value)
+            put_override(merged, key, owned(value))
     return merged
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmx.config import source
-from mmx.config.config_dict import DELETE_KEY
+from mmx.config.config_dict import DELETE_KEY, ConfigDict, edits_of
 from mmx.config.errors import ConfigError
 from mmx.config.load import Layer
 from mmx.config.merge import from_options
@@ -147,6 +147,7 @@ class Origins:
     """The origins of the values of one config; for asking often."""
 
     def __init__(self, cfg: Any) -> None:
+        self._settings = getattr(cfg, "_cfg_dict", None)
         try:
             self.root = tree_of_config(cfg)
         except (ConfigError, SyntaxError, ValueError):  # a text that was not a file's
@@ -155,15 +156,45 @@ class Origins:
     def find(self, path: str | Sequence[Any]) -> Origin | None:
         """Return the origin of a value; see `origin_of`."""
         node = self.root
-        if node is None:
-            return None
+        value = self._settings
         found: Origin | None = None
+        edited: Origin | None = None
         for key in keys_of(path):
-            node = node.child(key)
-            if node is None:
-                break
-            found = node.origin
-        return found
+            if isinstance(value, ConfigDict):
+                edits = edits_of(value) or {}
+                name = key if key in edits else str(key)
+                if name in edits:
+                    edit = edits[name]
+                    edited = None if edit is None else in_code(edit)
+            elif isinstance(value, (list, tuple)) and _has_other_length(node, value):
+                node = None  # code has added elements, or taken some away
+            value = _inside(value, key)
+            if type(value) is dict:
+                # What a config reads has dicts of its own.
+                edited = edited or Origin("", 0, "set in code")
+            node = None if node is None else node.child(key)
+            if node is not None:
+                found = node.origin
+        return edited or found
+
+
+def in_code(edit: tuple[str, int]) -> Origin:
+    """Return the origin of a value that code has set at a file and line."""
+    return Origin(*edit, "set in code")
+
+
+def _has_other_length(node: Node | None, value: Sequence[Any]) -> bool:
+    return node is not None and node.items is not None and len(node.items) != len(value)
+
+
+def _inside(value: Any, key: Any) -> Any:
+    """Return an element of a value as it is kept, or None."""
+    try:
+        if isinstance(value, dict):
+            return dict.get(value, key, dict.get(value, str(key)))
+        return value[int(key)] if isinstance(value, (list, tuple)) else None
+    except (ValueError, IndexError, TypeError):
+        return None
 
 
 class Source:
