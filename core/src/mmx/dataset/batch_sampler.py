@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 from mmx.dataset.sampler import honours_start
-from mmx.dist import get_dist_info
+from mmx.dist import data_share, get_dist_info
 from mmx.registry import DATA_SAMPLERS
 
 STATE_VERSION = 1
@@ -162,7 +162,7 @@ class _ComposedBatchSampler(_ResumableBatchSampler):
 
     def __init__(self, sampler: Any, batch_size: int, num_batches: int | None) -> None:
         super().__init__(sampler, batch_size)
-        self.rank, self.world_size = get_dist_info()
+        self.rank, self.world_size = data_share(*get_dist_info())
         self.dataset = sampler.dataset
         if num_batches is None:
             num_batches = -(-len(self.dataset) // (batch_size * self.world_size))

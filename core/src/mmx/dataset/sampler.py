@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import Sampler
 
-from mmx.dist import get_dist_info, sync_random_seed
+from mmx.dist import data_share, get_dist_info, sync_random_seed
 from mmx.registry import DATA_SAMPLERS
 
 STATE_VERSION = 1
@@ -40,7 +40,7 @@ class _ResumableSampler(Sampler[int]):
     """
 
     def __init__(self, dataset: Sized, shuffle: bool, seed: int | None) -> None:
-        self.rank, self.world_size = get_dist_info()
+        self.rank, self.world_size = data_share(*get_dist_info())
         self.dataset = dataset
         self.shuffle = shuffle
         # Every rank must draw the same order, or samples would be lost and doubled.

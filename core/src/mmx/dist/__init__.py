@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmx.dist.utils import MissingEnvironmentError as MissingEnvironmentError
     from mmx.dist.utils import barrier as barrier
     from mmx.dist.utils import cast_data_device as cast_data_device
+    from mmx.dist.utils import data_share as data_share
     from mmx.dist.utils import get_backend as get_backend
     from mmx.dist.utils import get_comm_device as get_comm_device
     from mmx.dist.utils import get_data_device as get_data_device
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mmx.dist.utils import get_local_group as get_local_group
     from mmx.dist.utils import get_local_rank as get_local_rank
     from mmx.dist.utils import get_local_size as get_local_size
+    from mmx.dist.utils import get_model_parallel_size as get_model_parallel_size
     from mmx.dist.utils import get_object_group as get_object_group
     from mmx.dist.utils import get_rank as get_rank
     from mmx.dist.utils import get_world_size as get_world_size
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from mmx.dist.utils import is_distributed as is_distributed
     from mmx.dist.utils import is_main_process as is_main_process
     from mmx.dist.utils import master_only as master_only
+    from mmx.dist.utils import set_model_parallel_size as set_model_parallel_size
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
         __name__,
@@ -72,10 +75,12 @@ else:
                 "get_comm_device",
                 "get_data_device",
                 "get_default_group",
+                "data_share",
                 "get_dist_info",
                 "get_local_group",
                 "get_local_rank",
                 "get_local_size",
+                "get_model_parallel_size",
                 "get_object_group",
                 "get_rank",
                 "get_world_size",
@@ -85,6 +90,7 @@ else:
                 "is_distributed",
                 "is_main_process",
                 "master_only",
+                "set_model_parallel_size",
             ],
         },
     )

@@ -29,6 +29,7 @@ from mmx.dist.utils import (
     get_comm_device,
     get_data_device,
     get_default_group,
+    get_model_parallel_size,
     get_object_group,
     get_world_size,
 )
@@ -282,6 +283,7 @@ def collect_results(
     parts = gather_object(results, 0, group)
     if parts is None:
         return None
+    parts = parts[:: get_model_parallel_size()]
     if len({len(part) for part in parts}) == 1:
         ordered: list[Any] = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):

@@ -17,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from mmx.device import get_device
 from mmx.dist import failures
+from mmx.utils.errors import InvalidValueError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -403,6 +404,42 @@ def _local(variable: str, ask: Callable[[ProcessGroup | None], int]) -> int:
 def get_dist_info(group: ProcessGroup | None = None) -> tuple[int, int]:
     """Return ``(rank, world size)``."""
     return get_rank(group), get_world_size(group)
+
+
+# Default group -> ranks that share one copy of the model, so that they need the same samples.
+_model_parallel_sizes: dict[Any, int] = {}
+
+
+def set_model_parallel_size(size: int) -> None:
+    """Tell that each ``size`` neighbouring ranks hold one copy of the model together.
+
+    Samplers then deal them the same samples, and results are collected from one of them.
+
+    Raises:
+        ValueError: The number of processes is no multiple of ``size``.
+    """
+    if size < 1 or get_world_size() % size:
+        raise InvalidValueError(
+            f"{get_world_size()} processes cannot be parted into groups of {size}"
+        )
+    _model_parallel_sizes.clear()
+    if is_distributed():
+        _model_parallel_sizes[get_default_group()] = size
+
+
+def get_model_parallel_size() -> int:
+    """Return how many neighbouring ranks hold one copy of the model together."""
+    return _model_parallel_sizes.get(get_default_group(), 1) if _model_parallel_sizes else 1
+
+
+def data_share(rank: int, world_size: int) -> tuple[int, int]:
+    """Return ``(number, count)`` of a rank's share of the data.
+
+    That is ``(rank, world size)``, but ranks that hold one copy of the model together have one
+    share.
+    """
+    size = get_model_parallel_size()
+    return rank // size, world_size // size
 
 
 def is_main_process(group: ProcessGroup | None = None) -> bool:

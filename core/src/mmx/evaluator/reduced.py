@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmx.dist import all_gather_object, all_reduce, get_dist_info
+from mmx.dist import all_gather_object, all_reduce, data_share, get_dist_info
 from mmx.evaluator.metric import BaseMetric
 
 Reduction = str | int
@@ -25,7 +25,7 @@ def samples_to_drop(count: int, size: int) -> int:
         count: Samples that this rank has evaluated.
         size: Samples of the data set.
     """
-    rank, world_size = get_dist_info()
+    rank, world_size = data_share(*get_dist_info())
     return max(0, count - max(0, -(-(size - rank) // world_size)))
 
 

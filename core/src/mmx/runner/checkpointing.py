@@ -15,7 +15,7 @@ from mmx import checkpoint as checkpoint_io
 from mmx.checkpoint import unwrap
 from mmx.checkpoint.errors import MissingStateError
 from mmx.dataset import dataloader_state, load_dataloader_state
-from mmx.dist import get_world_size, is_main_process
+from mmx.dist import get_model_parallel_size, get_world_size, is_main_process
 from mmx.fileio import join_path
 from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
@@ -186,7 +186,7 @@ def _data_position(loop: _TrainLoop) -> tuple[int, int]:
 def _samples(dataloader: Any, batches: int) -> int | None:
     """Return the samples in so many batches over all ranks, None if batches have no fixed size."""
     size = _batch_size(dataloader)
-    return None if size is None else batches * size * get_world_size()
+    return None if size is None else batches * size * get_world_size() // get_model_parallel_size()
 
 
 def _batch_size(dataloader: Any) -> int | None:
@@ -459,7 +459,7 @@ def _batches_now(runner: Runner, loop: _TrainLoop, saved: dict[str, Any]) -> int
     size, samples = _batch_size(loop.dataloader), saved["samples"]
     if size is None or samples is None:
         return int(saved["batches"])
-    whole = size * get_world_size()
+    whole = size * (get_world_size() // get_model_parallel_size())
     if samples % whole:
         runner.logger.warning(
             f"{samples} samples of the current pass have been trained on, which is no multiple of "

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mmx.strategy.deepspeed import DeepSpeedStrategy as DeepSpeedStrategy
     from mmx.strategy.distributed import DDPStrategy as DDPStrategy
     from mmx.strategy.fsdp import FSDPStrategy as FSDPStrategy
+    from mmx.strategy.fsdp import TensorParallelStrategy as TensorParallelStrategy
     from mmx.strategy.single_device import SingleDeviceStrategy as SingleDeviceStrategy
 else:
     __getattr__, __dir__, __all__ = lazy_exports(
@@ -17,7 +18,7 @@ else:
             "base": ["BaseStrategy"],
             "deepspeed": ["DeepSpeedStrategy"],
             "distributed": ["DDPStrategy"],
-            "fsdp": ["FSDPStrategy"],
+            "fsdp": ["FSDPStrategy", "TensorParallelStrategy"],
             "single_device": ["SingleDeviceStrategy"],
         },
     )

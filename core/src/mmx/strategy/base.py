@@ -14,7 +14,13 @@ from torch import nn
 
 from mmx import checkpoint as checkpoint_io
 from mmx.device import get_device
-from mmx.dist import get_rank, get_world_size, is_distributed, is_main_process
+from mmx.dist import (
+    get_rank,
+    get_world_size,
+    is_distributed,
+    is_main_process,
+    set_model_parallel_size,
+)
 from mmx.fileio import join_path
 from mmx.logging import MMLogger
 from mmx.strategy import building
@@ -79,6 +85,8 @@ class BaseStrategy(metaclass=ABCMeta):
         self.optim_wrapper: Any = None
         self.param_schedulers: Any = None
         self._setup_env(**self._env_kwargs)
+        # An earlier run in these processes may have split its model over ranks.
+        set_model_parallel_size(1)
         if experiment_name is not None:
             self._experiment_name = f"{experiment_name}_{self._timestamp}"
         else:

@@ -16,19 +16,28 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_
 
 from mmx.device import get_device
-from mmx.dist import get_world_size, is_distributed
+from mmx.dist import get_world_size, is_distributed, set_model_parallel_size
 from mmx.optim import OptimWrapperDict
 from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
 from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised
+from mmx.strategy.clipping import clip_sharded_norm_
 from mmx.strategy.distributed import DDPStrategy
 from mmx.utils.errors import InvalidValueError
 
-_OWN_KEYS = ("auto_wrap_policy", "shard", "reshard_after_forward", "mixed_precision")
+_OWN_KEYS = (
+    "auto_wrap_policy",
+    "shard",
+    "min_num_params",
+    "reshard_after_forward",
+    "mixed_precision",
+    "cpu_offload",
+)
 
 
 @STRATEGIES.register_module()
@@ -41,9 +50,11 @@ class FSDPStrategy(DDPStrategy):
     Args:
         model_wrapper: How to shard: ``shard`` (names or classes' names of the modules to shard
             one by one) or ``auto_wrap_policy`` (a function from a module to a bool, or a dict
-            with its registered ``type``), ``reshard_after_forward`` and ``mixed_precision``
-            (``dict(param_dtype='bfloat16', reduce_dtype='float32')``). Without any, each child of
-            a module list and the model itself are sharded.
+            with its registered ``type``) or ``min_num_params`` (modules of at least so many
+            weights, less those of sharded parts), ``reshard_after_forward``, ``mixed_precision``
+            (``dict(param_dtype='bfloat16', reduce_dtype='float32')``) and ``cpu_offload`` (True, or
+            ``dict(pin_memory=...)``: weights, gradients and optimizer state wait in the memory of
+            the host). Without any, each child of a module list and the model itself are sharded.
         skip_init_weights: Do not call the model's ``init_weights``, as the weights are loaded
             anyway.
         state_dict_cfg: ``'full'`` or ``'local'``: checkpoints hold the whole weights and optimizer
@@ -51,7 +62,15 @@ class FSDPStrategy(DDPStrategy):
             Or a dict with ``state_dict_type`` of these.
         activation_checkpointing: Names of modules that recompute their activations, or
             ``dict(modules=[...])``.
+        tensor_parallel: ``dict(size=2, plan={'layers.*.up': 'colwise', 'layers.*.down':
+            'rowwise'})``: the layers that a pattern names are split over each ``size`` neighbouring
+            ranks (by default all), which get the same samples; the weights are sharded over the
+            others. A style is ``colwise``, ``rowwise`` or ``sequence``, or a dict with its ``type``
+            and the layouts it takes (``'replicate'``, ``'shard(-1)'``).
         **kwargs: As for :class:`~mmx.strategy.BaseStrategy`.
+
+    A model on the meta device gets its memory after it was sharded: each rank makes only its part,
+    with the values of ``reset_parameters`` of the layers and then of the model's ``init_weights``.
 
     Raises:
         ValueError: An argument is none of the above.
@@ -66,6 +85,7 @@ class FSDPStrategy(DDPStrategy):
         skip_init_weights: bool = False,
         state_dict_cfg: str | dict[str, Any] = "local",
         activation_checkpointing: dict[str, Any] | list[str] | None = None,
+        tensor_parallel: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
@@ -78,6 +98,18 @@ class FSDPStrategy(DDPStrategy):
         self.skip_init_weights = skip_init_weights
         self._weights_are_ready = skip_init_weights
         self.activation_checkpointing = activation_checkpointing
+        self.tensor_parallel_size = 1
+        self._plan: dict[str, Any] = {}
+        if tensor_parallel is not None:
+            from mmx.strategy.tensor_parallel import check_plan
+
+            size, self._plan = check_plan(tensor_parallel)
+            self.tensor_parallel_size = size if size is not None else get_world_size()
+            if get_world_size() % self.tensor_parallel_size:
+                raise InvalidValueError(
+                    f"tensor_parallel.size={size} does not divide the {get_world_size()} processes"
+                )
+        set_model_parallel_size(self.tensor_parallel_size)
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         # Once, and before the weights are sharded: initialisers see whole tensors.
@@ -98,10 +130,26 @@ class FSDPStrategy(DDPStrategy):
             )
         options = dict(model_wrapper_cfg or self.model_wrapper or {})
         device = get_device()
-        model = self._init_model_weights(model.to(device))
+        on_meta = any(parameter.is_meta for parameter in model.parameters())
+        if not on_meta:
+            model = self._init_model_weights(model.to(device))
         self._recompute(model)
+        split = self.tensor_parallel_size
+        shape = (get_world_size() // split, split)
+        mesh = init_device_mesh(device.split(":")[0], shape, mesh_dim_names=("data", "tensor"))
+        if self._plan:
+            from mmx.strategy.tensor_parallel import parallelize
+
+            parallelize(model, mesh["tensor"], self._plan)
+        if shape[0] > 1 or not self._plan:
+            self._shard(model, options, mesh["data"])
+        if on_meta:
+            self._materialise(model.to_empty(device=device))
+        return model
+
+    def _shard(self, model: nn.Module, options: Mapping[str, Any], mesh: Any) -> None:
         keywords: dict[str, Any] = {
-            "mesh": init_device_mesh(device.split(":")[0], (get_world_size(),)),
+            "mesh": mesh,
             "reshard_after_forward": options.get("reshard_after_forward", True),
         }
         precision = options.get("mixed_precision")
@@ -110,13 +158,63 @@ class FSDPStrategy(DDPStrategy):
                 k: _dtype(v) if k.endswith("dtype") else v for k, v in precision.items()
             }
             keywords["mp_policy"] = MixedPrecisionPolicy(**policy)
+        offload = options.get("cpu_offload")
+        if offload:
+            given = dict(offload) if isinstance(offload, Mapping) else {}
+            given.setdefault("pin_memory", torch.accelerator.is_available())
+            keywords["offload_policy"] = CPUOffloadPolicy(**given)
         chosen = _choice(options, model)
         # From the leaves up: a module shards what its own sharded parts have left over.
         for name, module in reversed(list(model.named_modules())):
             if module is not model and chosen(name, module):
                 fully_shard(module, **keywords)
         fully_shard(model, **keywords)
-        return model
+
+    def _materialise(self, model: nn.Module) -> None:
+        """Give sharded weights, that have memory but no values yet, those of the initialisers."""
+        if self._weights_are_ready:
+            return  # they are loaded
+        own: list[tuple[str, Any]] = [
+            (name, module)
+            for name, module in model.named_modules()
+            if [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        ]
+        bare = [n or "the model" for n, m in own if not hasattr(m, "reset_parameters")]
+        if bare and not hasattr(model, "init_weights"):
+            raise InvalidValueError(
+                f"a model on the meta device needs initialisers, but {', '.join(bare)} has no "
+                "reset_parameters() and the model no init_weights(); add one of them, or set "
+                "skip_init_weights=True and load the weights"
+            )
+        for _, module in own:
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        self._weights_are_ready = True
+        initialise: Any = getattr(model, "init_weights", None)
+        if initialise is not None:
+            initialise()
+
+    def join(self, model: nn.Module, optim_wrapper: Any) -> nn.Module:
+        """Let the optimizer step and clip weights that are sharded over unlike sets of ranks."""
+        for wrapper in self._wrappers_of(optim_wrapper).values():
+            self._settle(wrapper)
+            if getattr(wrapper, "clip_func", None) is clip_grad_norm_:
+                wrapper.clip_func = clip_sharded_norm_
+        return super().join(model, optim_wrapper)
+
+    def _settle(self, wrapper: Any) -> None:
+        if not self._plan:
+            return
+        for group in wrapper.optimizer.param_groups:
+            # Steps over many tensors at once take tensors of one mesh only.
+            if "foreach" in group:
+                group["foreach"] = False
+
+    @staticmethod
+    def _wrappers_of(optim_wrapper: Any) -> dict[Any, Any]:
+        if isinstance(optim_wrapper, OptimWrapperDict):
+            return dict(optim_wrapper.items())
+        return {None: optim_wrapper}
 
     def _recompute(self, model: nn.Module) -> None:
         wanted = self.activation_checkpointing
@@ -187,11 +285,7 @@ class FSDPStrategy(DDPStrategy):
         It is known by the names of weights, or by their numbers where a strategy without shards
         has saved it.
         """
-        wrappers: dict[Any, Any] = (
-            dict(self.optim_wrapper.items())
-            if isinstance(self.optim_wrapper, OptimWrapperDict)
-            else {None: self.optim_wrapper}
-        )
+        wrappers = self._wrappers_of(self.optim_wrapper)
         for name, wrapper in wrappers.items():
             given = state_dict if name is None else state_dict[name]
             state = self._by_name({key: given[key] for key in ("state", "param_groups")}, wrapper)
@@ -206,6 +300,7 @@ class FSDPStrategy(DDPStrategy):
                 state,
                 options=StateDictOptions(full_state_dict=not shards),
             )
+            self._settle(wrapper)
             wrapper.load_extra_state_dict({k: v for k, v in given.items() if k not in state})
 
     def _by_name(self, state: dict[str, Any], wrapper: Any) -> dict[str, Any]:
@@ -235,6 +330,20 @@ class FSDPStrategy(DDPStrategy):
         }
 
 
+@STRATEGIES.register_module()
+class TensorParallelStrategy(FSDPStrategy):
+    """Layers split over ranks by a plan; over several such sets of ranks the weights are sharded.
+
+    Args:
+        tensor_parallel: ``dict(size=2, plan={'layers.*.up': 'colwise'})``, see
+            :class:`FSDPStrategy`.
+        **kwargs: As for :class:`FSDPStrategy`.
+    """
+
+    def __init__(self, *, tensor_parallel: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(tensor_parallel=tensor_parallel, **kwargs)
+
+
 def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.Module], bool]:
     """Return the function (name, module) -> whether the module is sharded by itself."""
     policy: Any = options.get("auto_wrap_policy")
@@ -245,6 +354,10 @@ def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.M
         policy = functools.partial(function, **arguments)
     if policy is not None:
         return lambda name, module: bool(policy(module))
+    least = options.get("min_num_params")
+    if least is not None:
+        large = _large_modules(model, int(least))
+        return lambda name, module: name in large
     wanted = options.get("shard")
     if wanted is not None:
         return lambda name, module: name in wanted or type(module).__name__ in wanted
@@ -255,6 +368,19 @@ def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.M
         for child, _ in module.named_children()
     }
     return lambda name, module: name in blocks
+
+
+def _large_modules(model: nn.Module, least: int) -> set[str]:
+    """Return the modules that hold ``least`` weights, those of such parts of theirs not counted."""
+    large: set[str] = set()
+    taken: set[int] = set()
+    for name, module in reversed(list(model.named_modules())):
+        left = {id(p): p.numel() for p in module.parameters() if id(p) not in taken}
+        # Lists and dicts of modules have no forward pass in which to gather weights.
+        if sum(left.values()) >= least and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            large.add(name)
+            taken.update(left)
+    return large
 
 
 def _dtype(value: Any) -> torch.dtype | None:
