@@ -121,6 +121,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path, legacy: bool) -> 
         _load_checkpoint(tmp_path / "bomb.pth")
     assert caught.value.global_name == "posix.mkdir"
     assert not (tmp_path / "ran").exists()
+    # The control: the bomb works.
+    torch.load(tmp_path / "bomb.pth", weights_only=False)
+    assert (tmp_path / "ran").exists()
 
 
 class MethodOf:

@@ -245,6 +245,28 @@ def test_a_writer_that_renames_before_it_has_written_is_caught(
     assert broken > 0
 
 
+def test_a_rotation_that_does_not_wait_is_caught(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Any]
+) -> None:
+    """The negative control: deleting the old file first leaves moments without any."""
+    from mmx.hooks import CheckpointHook
+
+    save = CheckpointHook._save_checkpoint
+
+    def rotate_first(self: Any, runner: Any) -> None:
+        for file in Path(runner.work_dir).glob("iter_*.pth"):
+            file.unlink()
+        save(self, runner)
+
+    monkeypatch.setattr(CheckpointHook, "_save_checkpoint", rotate_first)
+    broken = 0
+    for at in range(12, 18):  # in the second save
+        work_dir = folder / f"early{at}"
+        assert disturbed(work_dir, at, dies) == -signal.SIGKILL
+        broken += not list(work_dir.glob("iter_*.pth"))
+    assert broken > 0
+
+
 # Disks that are really full ------------------------------------------------------------------
 
 CHILD = """

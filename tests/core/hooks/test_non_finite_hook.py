@@ -145,3 +145,15 @@ def test_counts_survive_a_resume():
 def test_bad_arguments_are_errors(arguments, text):
     with pytest.raises(ValueError, match=text):
         NonFiniteHook(**arguments)
+
+
+def test_without_the_hook_weights_are_spoilt(tmp_path):
+    """The negative control."""
+    from mmx.hooks import Hook
+
+    class Nothing(Hook):
+        pass
+
+    net = Net(nan_loss=[3])
+    train(tmp_path, net, hook=Nothing())
+    assert not any(torch.isfinite(v).any() for v in net.linear.state_dict().values())
