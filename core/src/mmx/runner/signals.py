@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,11 @@ import torch
 
 from mmx.dist import get_comm_device, get_default_group, get_object_group, get_world_size
 from mmx.runner.state import TrainState
+
+# An exchange between ranks costs hundreds of microseconds of processor time, even one that nobody
+# waits for: so often, and at most after so many iterations, which may become slow meanwhile.
+_EXCHANGE_EVERY_S = 0.2
+_EXCHANGE_EVERY_ITERS = 64
 
 
 @contextmanager
@@ -62,9 +68,12 @@ class StopAgreement:
     """Lets all ranks stop after the same iteration, whichever of them got the signal.
 
     Signals reach ranks at different iterations, and a rank that left the loop alone would leave
-    the others waiting in their next collective. So each iteration starts an exchange on the CPU
-    and looks at the result of the one before, which has arrived by then: ranks stop one iteration
-    late, and do not wait.
+    the others waiting in their next collective. So ranks start an exchange on the CPU in some
+    iteration and look at its result in the next, when it has arrived: they do not wait for it.
+
+    The first iterations all do so. Where iterations are short there are more and more between two
+    exchanges, until these are a fifth of a second or 64 iterations apart; the ranks agree on the
+    number in the exchange itself.
 
     Alone there is nobody to agree with, and the run's own mark counts.
     """
@@ -75,9 +84,12 @@ class StopAgreement:
         self._group = None if self._alone else get_object_group()
         # Of the collectives of training: the group itself waits as long as an evaluation may take.
         self._timeout = None if self._alone else _timeout_of(get_default_group())
-        self._flag = torch.zeros(1, dtype=torch.int64)
+        # The signal, and how many iterations until the next exchange: the least that a rank wants.
+        self._flag = torch.zeros(2, dtype=torch.int64)
         self._pending: Any = None
         self._agreed = 0
+        self._interval = self._left = 1
+        self._last_at: float | None = None
 
     @property
     def signal(self) -> int:
@@ -90,12 +102,29 @@ class StopAgreement:
             return self._state.stop_signal
         if self._pending is not None:
             self._pending.wait(self._timeout)
-            self._agreed = int(self._flag)
-        self._flag.fill_(self._state.stop_signal)
+            self._pending = None
+            agreed, wanted = self._flag.tolist()
+            self._agreed = agreed
+            # Slowly more, at once fewer.
+            self._interval = self._left = min(2 * self._interval, -wanted)
+        self._left -= 1
+        if self._left > 0:
+            return self._agreed
+        self._flag[0] = self._state.stop_signal
+        self._flag[1] = -self._wanted()
         self._pending = torch.distributed.all_reduce(
             self._flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
         )
         return self._agreed
+
+    def _wanted(self) -> int:
+        """Return the iterations that this rank would do until the exchange after this one."""
+        now, before = time.monotonic(), self._last_at
+        self._last_at = now
+        if before is None:
+            return 1
+        each = (now - before) / self._interval
+        return max(1, min(_EXCHANGE_EVERY_ITERS, int(_EXCHANGE_EVERY_S / max(each, 1e-6))))
 
     def close(self) -> None:
         """Wait for the exchange that is under way; each rank calls it where the loop ends."""
