@@ -13,6 +13,7 @@ from mmx.cli.doctor.examine import examine
 from mmx.cli.doctor.findings import Report
 from mmx.cli.doctor.tables import MMCV, NOT_CALLED, REFUSED_ARGUMENTS, REPLACED
 from mmx.cli.doctor_cmd import command
+from mmx.config.steps import Steps
 
 GOOD = {
     "project/__init__.py": "",
@@ -296,7 +297,9 @@ def test_the_tables_lead_to_what_exists() -> None:
     for home, methods in NOT_CALLED.items():
         cls = names.look_up(home.replace("mmx.", "mmengine.", 1)).value
         assert names.home_of(cls) == home
-        assert not [method for method in methods if hasattr(cls, method)]
+        # Those of `Steps` are there for callers; nothing of ours calls them.
+        ours = [method for method in methods if hasattr(cls, method)]
+        assert not [method for method in ours if method not in vars(Steps)]
     for path in REFUSED_ARGUMENTS:
         assert names.home_of(names.look_up(path.replace("mmx.", "mmengine.", 1)).value) == path
     for place in REPLACED:
