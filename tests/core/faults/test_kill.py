@@ -144,7 +144,6 @@ def test_with_all_parts_of_the_state_the_end_is_the_same(
         ("param_schedulers/1/_global_step", "/param_schedulers/1/"),
         ("ema_state_dict", "/ema_state_dict/"),
         ("message_hub/log_scalars", "/message_hub/log_scalars/"),
-        ("message_hub/runtime_info", "/message_hub/runtime_info/"),
     ],
 )
 def test_without_this_part_of_the_state_the_end_differs(
