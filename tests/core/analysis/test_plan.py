@@ -236,6 +236,7 @@ def test_the_command_plans_a_config(tmp_path):
         (CONFIG, ["--input-shape", "big"], "--input-shape is like 3,224,224, but got 'big'"),
         (CONFIG.replace("FSDPStrategy", "Other"), [], "strategy Other is not known here"),
         (CONFIG, ["--link", "0"], "are positive"),
+        (CONFIG + "strategy['tensor_parallel'] = dict(size=2)", [], "cannot be planned yet"),
     ],
 )
 def test_the_command_says_what_it_cannot_plan(tmp_path, config, arguments, text):

@@ -85,6 +85,8 @@ def plan_of(
         model = model_from(cfg["model"]).to("meta").train()
     strategy = dict(cfg.get("strategy") or {})
     kind = str(strategy.get("type", "DDPStrategy")).rpartition(".")[2]
+    if strategy.get("tensor_parallel"):
+        raise ValueError("layers split over ranks (tensor_parallel) cannot be planned yet")
     wrapper = dict(strategy.get("model_wrapper") or cfg.get("model_wrapper_cfg") or {})
     options: dict[str, Any] = {}
     if kind == "FSDPStrategy":
