@@ -12,7 +12,8 @@ same round. Before that, both must end with the same weights.
 
 *start*: ``mmx launch --nproc 2 train`` of the toy config until before the first iteration, beside
 ``torchrun --nproc-per-node 2`` of a script that imports torch and does nothing; compiled byte code
-at hand as in an installed package. Quoted is the median over rounds of the ratio.
+at hand as in an installed package. Quoted is the median over rounds of the ratio. A script that also
+wraps a layer in DDP shows what torch itself adds: wrapping imports its compiler.
 """
 
 from __future__ import annotations
@@ -38,11 +39,21 @@ START = {
     "torchrun, import torch": [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "empty.py",
     ],
+    "torchrun, wrap a layer in DDP": [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "ddp.py",
+    ],
     "mmx launch train, first iteration": [
         sys.executable, "-m", "mmx", "launch", "--nproc", str(RANKS),
         "train", "config.py", "--work-dir", "work",
     ],
 }  # fmt: skip
+DDP = """
+import os
+import torch
+torch.distributed.init_process_group("gloo")
+torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+os._exit(0)
+"""
 
 
 # Per iteration --------------------------------------------------------------------------------
@@ -198,7 +209,12 @@ def seconds(command, folder, environment):
 
 def start(rounds):
     with tempfile.TemporaryDirectory() as folder:
-        files = {"probe.py": PROBE, "config.py": CONFIG, "empty.py": "import torch\n"}
+        files = {
+            "probe.py": PROBE,
+            "config.py": CONFIG,
+            "empty.py": "import torch\n",
+            "ddp.py": DDP,
+        }
         for name, text in files.items():
             with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                 file.write(text)
@@ -212,8 +228,8 @@ def start(rounds):
         for _ in range(rounds):
             random.shuffle(names)
             rows.append({name: seconds(START[name], folder, environment) for name in names})
-    bare, own = START
-    for name in (bare, own):
+    bare = next(iter(START))
+    for name in START:
         line = {"benchmark": "distributed", "part": "start", "what": name, "ranks": RANKS}
         for i, what in enumerate(("processor", "clock")):
             line[f"{what}_s"] = round(statistics.median(row[name][i] for row in rows), 3)
