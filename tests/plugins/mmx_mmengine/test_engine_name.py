@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 
 from mmengine.logging import MessageHub, MMLogger
 
 
-def test_loggers_and_hubs_go_by_the_old_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_loggers_and_hubs_go_by_the_old_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cls in (MMLogger, MessageHub):  # as if nobody had made any yet
+        monkeypatch.setattr(cls, "_instance_dict", OrderedDict())
     assert "mmengine" == MMLogger.get_current_instance().instance_name
     assert "mmengine" == MessageHub.get_current_instance().instance_name
     logger = MMLogger.get_instance("alias-name-test")

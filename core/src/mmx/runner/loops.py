@@ -150,6 +150,9 @@ class _TrainLoop(BaseLoop):
             self._runner.logger.info(
                 "The checkpoint was saved before a validation that was due; running it now."
             )
+            if self._resume_stream is not None:
+                # With the random numbers that it would have had; they are put back afterwards.
+                restore_random_state(self._resume_stream)
             self._validate()
         elif self.val_before_train and state.iter == 0:
             self._validate()
