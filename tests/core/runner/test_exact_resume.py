@@ -207,6 +207,48 @@ def test_the_checkpoint_of_a_stopped_validation_is_followed_by_that_validation(
     assert_equal_runs(*whole, *resumed)
 
 
+@pytest.mark.parametrize(
+    "train_cfg",
+    [
+        {"by_epoch": True, "max_epochs": 3},
+        {"by_epoch": False, "max_iters": 6, "val_interval": 2},
+    ],
+)
+def test_a_validation_that_is_owed_draws_the_numbers_that_it_would_have_drawn(
+    make_runner, parts, tmp_path, train_cfg
+):
+    """A validation set may be read with noise."""
+
+    class ValidationDraws(Hook):
+        def __init__(self, stops_at=None):
+            self.drawn, self.validations, self.stops_at = [], 0, stops_at
+
+        def before_val_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 0:
+                self.validations += 1
+                if self.validations == self.stops_at:
+                    raise KeyboardInterrupt
+            self.drawn.append(float(torch.rand(())))
+
+    def train(folder, hook, **more):
+        runner = make_runner(
+            work_dir=tmp_path / folder,
+            dropout=0.3,
+            train_cfg=train_cfg,
+            default_hooks=saving(by_epoch=train_cfg["by_epoch"]),
+            custom_hooks=[hook],
+            **more,
+        )
+        runner.train()
+
+    whole, stopped, resumed = ValidationDraws(), ValidationDraws(stops_at=2), ValidationDraws()
+    train("whole", whole)
+    with pytest.raises(KeyboardInterrupt):
+        train("parted", stopped)
+    train("parted", resumed, resume=True)
+    assert whole.drawn == stopped.drawn + resumed.drawn
+
+
 def test_validation_does_not_change_what_training_draws(make_runner, parts, tmp_path):
     with_val = run(make_runner, parts, tmp_path / "with")
     without = run(
