@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmx.hooks.hook import Hook
+from mmx.runner.state import TrainState
 
 HookCall = Callable[..., Any]
 
@@ -84,6 +85,41 @@ class Dispatch:
     def _calls_of(self, stage: str) -> list[HookCall]:
         calls = [_call_of(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
         return calls if stage in _STAGES else [_without_runner(call) for call in calls]
+
+
+class HookCaller:
+    """The part of a runner that calls hooks."""
+
+    _dispatch: Dispatch
+    _state: TrainState
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call a stage of all hooks that have it, in order of priority.
+
+        Args:
+            fn_name: Name of the stage; a loop may call stages of its own.
+            **kwargs: Handed to the hooks after the runner.
+        """
+        state = self._state
+        if state.stage is not None:  # a stage inside a stage: the outer one counts
+            for call in self._dispatch[fn_name]:
+                call(self, **kwargs)
+            return
+        state.stage = fn_name
+        for call in self._dispatch[fn_name]:
+            call(self, **kwargs)
+        state.stage = None
+
+
+def calls_of(runner: Any, *stages: str) -> tuple[list[HookCall], ...] | None:
+    """Return what ``runner.call_hook`` calls at some stages, for loops that call it themselves.
+
+    None if the runner calls hooks in a way of its own.
+    """
+    method = getattr(getattr(runner, "call_hook", None), "__func__", None)
+    if method is not HookCaller.call_hook:
+        return None
+    return tuple(runner._dispatch[stage] for stage in stages)
 
 
 def _without_runner(call: HookCall) -> HookCall:

@@ -19,6 +19,7 @@ from mmx.logging import HistoryBuffer, print_log
 from mmx.registry import LOOPS
 from mmx.runner.amp import autocast
 from mmx.runner.base_loop import BaseLoop
+from mmx.runner.dispatch import HookCall, calls_of
 from mmx.runner.resume import capture_random_state, restore_random_state, training_stream_kept
 from mmx.runner.signals import StopAgreement
 from mmx.runner.state import RunStopped, TrainState
@@ -61,6 +62,9 @@ class _TrainLoop(BaseLoop):
         # Set by a hook (early stopping) to end training after the current epoch or iteration.
         self.stop_training = False
         self._stop = StopAgreement(self._state)
+        # While `run` is under way: what the runner calls before and after an iteration, None if it
+        # wants to be asked each time.
+        self._calls: tuple[list[HookCall], ...] | None = None
         # Batches of the current pass over the data that a resumed run has already trained on.
         self._skip_batches = 0
         # Random states to be taken up at the first batch; None when not resuming.
@@ -132,6 +136,30 @@ class _TrainLoop(BaseLoop):
 
     def _unit_total(self) -> int:
         raise NotImplementedError
+
+    def _train_on(self, idx: int, data_batch: Any) -> None:
+        """Train on one batch: the hooks before, the model's step, the hooks after."""
+        runner, state = self._runner, self._state
+        if self._calls is None or state.stage is not None:
+            runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+            outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+            runner.call_hook(
+                "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
+            )
+            state.iter += 1
+            return
+        # As `call_hook` does it, without the calls in between.
+        before, after = self._calls
+        state.stage = "before_train_iter"
+        for call in before:
+            call(runner, batch_idx=idx, data_batch=data_batch)
+        state.stage = None
+        outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        state.stage = "after_train_iter"
+        for call in after:
+            call(runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        state.stage = None
+        state.iter += 1
 
     def _validate(self) -> None:
         val_loop = self._runner.val_loop
@@ -261,16 +289,19 @@ class EpochBasedTrainLoop(_TrainLoop):
         # The last batch of an epoch is followed by the epoch's own hooks; a run stops after them.
         length = len(self.dataloader)
         run_iter, every, stop = self.run_iter, self.val_every_iters, self._stop
+        alone = stop.alone
+        self._calls = calls_of(runner, "before_train_iter", "after_train_iter")
         for idx, data_batch in enumerate(self._open(self._epoch), skip):
             if every:
                 state.validation_due = self._is_inner_validation_due(state.iter + 1, idx)
             run_iter(idx, data_batch)
-            if stop.poll() and idx + 1 < length:
+            if (state.stop_signal if alone else stop.poll()) and idx + 1 < length:
                 raise RunStopped(stop.signal)
             if every and state.validation_due:
                 self._validate()
                 if not runner.model.training:
                     runner.model.train()
+        self._calls = None
         state.pass_start = state.iter
         # Until the epoch's own validation has run, a checkpoint says that it is still to come.
         state.validation_due = self._is_validation_due(self._epoch + 1)
@@ -284,11 +315,7 @@ class EpochBasedTrainLoop(_TrainLoop):
             idx: 0-based index of the batch in its epoch.
             data_batch: What the data loader returned.
         """
-        runner = self._runner
-        runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
-        runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
-        self._state.iter += 1
+        self._train_on(idx, data_batch)
 
     def _unit_count(self) -> int:
         return self._epoch
@@ -439,6 +466,7 @@ class IterBasedTrainLoop(_TrainLoop):
         )
         # Also if it is in training mode: models freeze parts of themselves in this call.
         runner.model.train()
+        self._calls = calls_of(runner, "before_train_iter", "after_train_iter")
         while state.iter < self._max_iters and not self.stop_training:
             if not runner.model.training:
                 runner.model.train()
@@ -451,6 +479,7 @@ class IterBasedTrainLoop(_TrainLoop):
                 state.validation_due = is_due(state.iter)
             if state.validation_due:
                 self._validate()
+        self._calls = None
         self._stop.close()
         self._take_up_stream()
         runner.call_hook("after_train_epoch")
@@ -473,12 +502,7 @@ class IterBasedTrainLoop(_TrainLoop):
         Args:
             data_batch: What the data loader returned.
         """
-        runner, state = self._runner, self._state
-        idx = state.iter
-        runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
-        runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
-        state.iter += 1
+        self._train_on(self._state.iter, data_batch)
 
     def _unit_count(self) -> int:
         return self._state.iter

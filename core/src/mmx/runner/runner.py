@@ -34,7 +34,7 @@ from mmx.registry import (
 )
 from mmx.runner import builders, checkpointing, spec
 from mmx.runner.base_loop import BaseLoop
-from mmx.runner.dispatch import Dispatch, HookList, warn_of_misspelled_stages
+from mmx.runner.dispatch import Dispatch, HookCaller, HookList, warn_of_misspelled_stages
 from mmx.runner.log_processor import LogProcessor
 from mmx.runner.loops import EpochBasedTrainLoop as EpochBasedTrainLoop
 from mmx.runner.loops import IterBasedTrainLoop as IterBasedTrainLoop
@@ -62,7 +62,7 @@ _STANDARD_LOOPS = frozenset((EpochBasedTrainLoop, IterBasedTrainLoop))
 
 
 @RUNNERS.register_module()
-class Runner:
+class Runner(HookCaller):
     """Trains, validates and tests a model with parts that it builds from configuration.
 
     Parts are given as objects or as dicts. Model, logger, visualizer and hooks are made at once;
@@ -812,23 +812,6 @@ class Runner:
         self.register_default_hooks(default_hooks)
         if custom_hooks is not None:
             self.register_custom_hooks(custom_hooks)
-
-    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """Call a stage of all hooks that have it, in order of priority.
-
-        Args:
-            fn_name: Name of the stage; a loop may call stages of its own.
-            **kwargs: Handed to the hooks after the runner.
-        """
-        state = self._state
-        if state.stage is not None:  # a stage inside a stage: the outer one counts
-            for call in self._dispatch[fn_name]:
-                call(self, **kwargs)
-            return
-        state.stage = fn_name
-        for call in self._dispatch[fn_name]:
-            call(self, **kwargs)
-        state.stage = None
 
     def get_hooks_info(self) -> str:
         """Return, for each stage, which hooks run in which order."""

@@ -75,15 +75,16 @@ class StopAgreement:
     exchanges, until these are a fifth of a second or 64 iterations apart; the ranks agree on the
     number in the exchange itself.
 
-    Alone there is nobody to agree with, and the run's own mark counts.
+    Attributes:
+        alone: There is no other rank to agree with: the run's own mark counts.
     """
 
     def __init__(self, state: TrainState) -> None:
         self._state = state
-        self._alone = get_world_size() == 1
-        self._group = None if self._alone else get_object_group()
+        self.alone = get_world_size() == 1
+        self._group = None if self.alone else get_object_group()
         # Of the collectives of training: the group itself waits as long as an evaluation may take.
-        self._timeout = None if self._alone else _timeout_of(get_default_group())
+        self._timeout = None if self.alone else _timeout_of(get_default_group())
         # The signal, and how many iterations until the next exchange: the least that a rank wants.
         self._flag = torch.zeros(2, dtype=torch.int64)
         self._pending: Any = None
@@ -94,11 +95,11 @@ class StopAgreement:
     @property
     def signal(self) -> int:
         """The signal after which all ranks stop, 0 for none."""
-        return self._state.stop_signal if self._alone else self._agreed
+        return self._state.stop_signal if self.alone else self._agreed
 
     def poll(self) -> int:
         """Return the signal after which all ranks stop now; each rank calls it once an iteration."""
-        if self._alone:
+        if self.alone:
             return self._state.stop_signal
         if self._pending is not None:
             self._pending.wait(self._timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -55,14 +56,27 @@ class BaseModel(BaseModule):
         Returns:
             Values to log: ``loss`` and what it is the sum of, detached, on the device.
         """
-        # Read where modules lie: attributes of a module are found there last.
-        preprocess = self._modules.get("data_preprocessor") or self.data_preprocessor
-        with optim_wrapper.optim_context(self):
-            data = preprocess(data, True)
-            losses = self._run_forward(data, mode="loss")
+        context = optim_wrapper.optim_context(self)
+        if context.__class__ is nullcontext:
+            losses = self._losses_of(data)
+        else:
+            with context:
+                losses = self._losses_of(data)
         parsed_losses, log_vars = self.parse_losses(losses)
         optim_wrapper.update_params(parsed_losses)
         return log_vars
+
+    def _losses_of(self, data: Any) -> Any:
+        # Read where modules lie: attributes of a module are found there last.
+        preprocess = self._modules.get("data_preprocessor") or self.data_preprocessor
+        if (
+            preprocess.__class__ is BaseDataPreprocessor
+            and preprocess.leaves_as_is(data)
+            and type(self)._run_forward is BaseModel._run_forward
+            and "_run_forward" not in self.__dict__
+        ):
+            return self(**data, mode="loss")
+        return self._run_forward(preprocess(data, True), mode="loss")
 
     def val_step(self, data: Any) -> Any:
         """Return the predictions for one batch of the validation set."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.rnn import PackedSequence
 
 from mmx.model.utils import stack_batch
@@ -19,6 +20,7 @@ from mmx.structures import BaseDataElement
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 # What batches hold beside tensors: nothing is to be done for these.
+_CPU = torch.device("cpu")
 _PLAIN = frozenset({str, bytes, int, float, bool, np.ndarray})
 
 
@@ -52,6 +54,19 @@ class BaseDataPreprocessor(nn.Module):
         super().__init__()
         self._non_blocking = bool(non_blocking)
         self._device = torch.device("cpu")
+
+    def leaves_as_is(self, data: Any) -> bool:
+        """Tell, at little cost, that the base class would hand on the very tensors of a dict.
+
+        That is so for most batches of a model on the CPU. False may just mean that it is not known.
+        """
+        if data.__class__ is not dict or self._device != _CPU:
+            return False
+        for value in data.values():
+            if value.__class__ is not Tensor or not value.is_cpu:
+                return False
+        # A hook on the module wants to be called.
+        return not (self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook())
 
     def cast_data(self, data: Any) -> Any:
         """Return nested data with tensors and data elements on the model's device.

@@ -1,0 +1,506 @@
+"""What a training step costs on many ranks, worked out on one machine without any of them.
+
+Weights, gradients and state of optimizers follow from shapes (:mod:`mmx.analysis.plan.memory`,
+:mod:`mmx.analysis.plan.optimizer`), traffic from formulas (:mod:`mmx.analysis.plan.traffic`); what
+autograd keeps, what is computed and what split layers send is counted in passes without memory
+(:mod:`mmx.analysis.plan.passes`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from mmx.analysis.plan.build import Batch, on_meta
+from mmx.analysis.plan.layout import Layout
+from mmx.analysis.plan.memory import Memory, memory_of
+from mmx.analysis.plan.optimizer import (
+    OptimizerState,
+    build_optimizers,
+    step_optimizers,
+    zero_traffic,
+)
+from mmx.analysis.plan.passes import Passes, measured, prepare_types, run_passes
+from mmx.analysis.plan.traffic import (
+    Links,
+    Traffic,
+    buffer_traffic,
+    ddp_traffic,
+    fsdp_traffic,
+    local_of,
+    of_collectives,
+    shard_groups,
+    sync_bn_traffic,
+)
+
+# Models with more bytes of weights are not run for real where they do not run without memory.
+_LARGEST_REAL = 2 << 30
+# No more ranks than this are tried for memory.
+_MOST_RANKS = 1 << 17
+
+
+@dataclass
+class Point:
+    """A number of ranks, and what training on them would reach.
+
+    Attributes:
+        ranks: Number of processes.
+        efficiency: Part of the time of a step that computes, if nothing hides.
+        samples_per_s: On all ranks together.
+    """
+
+    ranks: int
+    efficiency: float
+    samples_per_s: float
+
+
+@dataclass
+class Plan:
+    """The plan of a run. A step is one of the optimizer, of all iterations that it accumulates.
+
+    Attributes:
+        strategy: ``'single'``, ``'ddp'`` or ``'fsdp'``.
+        ranks: Number of processes.
+        data_ranks: Processes, or sets of them that share layers, with different samples.
+        tensor_ranks: Processes that share layers.
+        batch_size: Samples of a rank in an iteration; None if unknown.
+        accumulation: Iterations per step.
+        parameters: Number of the model's parameters.
+        memory: Of a rank's device; see :class:`Memory`.
+        host: Of a rank's host, if weights wait there; None if not.
+        memory_limit: Bytes of a device; None if not given.
+        fits: Whether :attr:`memory` is within it; None if that is not known.
+        least_ranks: Fewest ranks with which it is; None if none of those tried.
+        traffic: What a rank sends in a step: ``data``, between ranks with different samples;
+            ``tensor``, between those that share layers; ``optimizer``, to clip and to step.
+        transfers: Bytes ``to_device`` and ``to_host`` in a step, if weights wait on the host.
+        forward_flops: Operations of the forward passes of a step on one rank; None if unknown.
+        flops: Those of forward and backward passes.
+        recomputed_flops: Those of them that are done a second time to save memory.
+        saved_activations: Bytes of activations that are not kept for it.
+        compute_s: Seconds of computing in a step; None if the operations are not known.
+        send_s: Seconds of sending in a step.
+        transfer_s: Seconds of transfers in a step.
+        step_s: Seconds of a step: (if sending hides behind computing where it can, if it does not).
+        efficiency: Part of the time of a step that computes, if nothing hides.
+        scaling: Growing numbers of ranks, and what they reach.
+        stops_at: Fewest of these ranks with an efficiency below the wanted one; None if there are
+            none.
+        notes: What could not be found out, and what the reader should know.
+    """
+
+    strategy: str
+    ranks: int
+    data_ranks: int
+    tensor_ranks: int
+    batch_size: int | None
+    accumulation: int
+    parameters: int
+    memory: Memory
+    host: Memory | None
+    traffic: dict[str, Traffic]
+    transfers: dict[str, int] | None
+    send_s: float
+    transfer_s: float
+    memory_limit: int | None = None
+    fits: bool | None = None
+    least_ranks: int | None = None
+    forward_flops: int | None = None
+    flops: int | None = None
+    recomputed_flops: int | None = None
+    saved_activations: int | None = None
+    compute_s: float | None = None
+    step_s: tuple[float, float] | None = None
+    efficiency: float | None = None
+    scaling: list[Point] = field(default_factory=list)
+    stops_at: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        result = asdict(self)
+        result["memory"]["total"] = self.memory.total
+        if self.host is not None:
+            result["host"]["total"] = self.host.total
+        return result
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the passes of an iteration took, and how that was found.
+
+    Attributes:
+        passes: None if it is not known.
+        without_recompute: The same if nothing were computed again.
+        notes: What the reader should know.
+    """
+
+    passes: Passes | None
+    without_recompute: Passes | None
+    notes: tuple[str, ...]
+
+
+def make_plan(
+    model: nn.Module,
+    layout: Layout,
+    *,
+    optim_wrapper: Any = None,
+    batch: Batch | None = None,
+    batch_size: int | None = None,
+    build_real: Callable[[], nn.Module] | None = None,
+    links: Links | None = None,
+    min_efficiency: float = 0.5,
+    memory_limit: int | None = None,
+) -> Plan:
+    """Return the plan of a training run, see :class:`Plan`.
+
+    Called within :func:`~mmx.analysis.plan.pretend.pretended_ranks`.
+
+    Args:
+        model: The model, on the meta device.
+        layout: How it is spread over ranks.
+        optim_wrapper: Config of the optimizer wrapper; None if there is none.
+        batch: Runs a model on samples; None leaves activations and times unknown.
+        batch_size: Samples of a rank in an iteration.
+        build_real: Returns the model with its weights, to run where it does not run without
+            memory; None does not try.
+        links: Speeds.
+        min_efficiency: Below this part of the time computing, scaling has stopped.
+        memory_limit: Bytes of a device.
+    """
+    return _Planner(model, layout, links or Links()).plan(
+        optim_wrapper, batch, batch_size or 1, build_real, min_efficiency, memory_limit
+    )
+
+
+class _Planner:
+    def __init__(self, model: nn.Module, layout: Layout, links: Links) -> None:
+        self.model = model
+        self.layout = layout
+        self.links = links
+        self.split = copy.deepcopy(model)
+        layout.split(self.split)
+        chosen = layout.chosen or (lambda *_: False)
+        self.groups = shard_groups(self.split, chosen) if layout.strategy == "fsdp" else None
+        self.state = OptimizerState()
+        self.trial = Trial(None, None, ())
+
+    def plan(
+        self,
+        optim_wrapper: Any,
+        batch: Batch | None,
+        batch_size: int,
+        build_real: Callable[[], nn.Module] | None,
+        min_efficiency: float,
+        memory_limit: int | None,
+    ) -> Plan:
+        layout = self.layout
+        if optim_wrapper is not None:
+            self.state = optimizer_state_of(self.model, layout, optim_wrapper)
+        self.trial = try_passes(self.model, layout, batch, batch_size, build_real)
+        ranks = layout.ranks
+        memory, host = self._memory(ranks)
+        traffic = self._traffic(ranks)
+        transfers = self._transfers(ranks)
+        plan = Plan(
+            strategy=layout.strategy if ranks > 1 else "single",
+            ranks=ranks,
+            data_ranks=layout.data_ranks,
+            tensor_ranks=layout.tensor_ranks,
+            batch_size=batch_size if batch is not None else None,
+            accumulation=layout.accumulation,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            memory=memory,
+            host=host,
+            traffic=traffic,
+            transfers=transfers,
+            send_s=sum(self._send_s(traffic, ranks)),
+            transfer_s=self._transfer_s(transfers),
+            notes=[*self.trial.notes, *([self.state.problem] if self.state.problem else [])],
+        )
+        if memory_limit is not None:
+            self._fit(plan, memory_limit)
+        if self.trial.passes is not None:
+            self._time(plan, self.trial.passes, min_efficiency)
+        return plan
+
+    # Memory -----------------------------------------------------------------------------------
+
+    def _memory(self, ranks: int) -> tuple[Memory, Memory | None]:
+        layout, data = self.layout, ranks // self.layout.tensor_ranks
+        passes = self.trial.passes
+        return memory_of(
+            self.split,
+            data,
+            state=self.state,
+            groups=self.groups if layout.shards(data) else None,
+            sharding=layout.sharding,
+            ddp=layout.ddp if layout.strategy == "ddp" else None,
+            activations=None if passes is None else passes.kept,
+        )
+
+    def _fit(self, plan: Plan, limit: int) -> None:
+        plan.memory_limit = limit
+        plan.fits = plan.memory.total <= limit if self.trial.passes is not None else None
+        if plan.memory.total > limit:
+            plan.fits = False
+        if not self.layout.any_ranks:
+            plan.least_ranks = plan.ranks if plan.fits else None
+            return
+        unit = self.layout.tensor_ranks
+
+        def fits(sets: int) -> bool:
+            return self._memory(sets * unit)[0].total <= limit
+
+        high = 1
+        while not fits(high):
+            high *= 2
+            if high * unit > _MOST_RANKS:
+                return
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        plan.least_ranks = high * unit
+
+    # Traffic ----------------------------------------------------------------------------------
+
+    def _traffic(self, ranks: int) -> dict[str, Traffic]:
+        layout, data = self.layout, ranks // self.layout.tensor_ranks
+        found = {}
+        if layout.strategy != "single" and data > 1:
+            found["data"] = self._between_data_ranks(data)
+        if layout.tensor_ranks > 1 and self.trial.passes is not None:
+            sent = of_collectives(self.trial.passes.collectives, layout.tensor_ranks)
+            found["tensor"] = sent.times(layout.accumulation)
+        steps = self.state.traffic
+        if self.state.partitioned and ranks > 1:
+            trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+            steps = zero_traffic(
+                {n: p.nbytes for n, p in trained.items()},
+                {n: p.numel() for n, p in trained.items()},
+                ranks,
+                self.state.by_bucket,
+            )
+        elif ranks != layout.ranks:
+            steps = of_collectives(steps.collectives, ranks)
+        if steps.messages:
+            found["optimizer"] = steps
+        return found
+
+    def _between_data_ranks(self, data: int) -> Traffic:
+        layout = self.layout
+        if layout.strategy == "fsdp":
+            assert self.groups is not None
+            sharding = layout.sharding
+            return fsdp_traffic(
+                self.groups,
+                data,
+                reshard_after_forward=sharding.reshard_after_forward,
+                gathered_itemsize=sharding.gathered_itemsize,
+                reduced_itemsize=sharding.reduced_itemsize,
+                accumulation=layout.accumulation,
+            )
+        each = buffer_traffic(self.model, data, layout.ddp)
+        each = each.and_also(sync_bn_traffic(self.model, data, layout.sync_bn))
+        return ddp_traffic(self.model, data, layout.ddp).and_also(each.times(layout.accumulation))
+
+    def _transfers(self, ranks: int) -> dict[str, int] | None:
+        """Return what crosses between host and device in a step, None if nothing does."""
+        layout, data = self.layout, ranks // self.layout.tensor_ranks
+        if not (layout.sharding.offload and layout.shards(data)):
+            return None
+        held = memory_of(self.split, data, groups=self.groups, sharding=layout.sharding)[1]
+        assert held is not None
+        gathers = 2 if layout.sharding.reshard_after_forward else 1
+        return {
+            "to_device": gathers * layout.accumulation * held.weights,
+            "to_host": held.gradients,
+        }
+
+    def _send_s(self, traffic: Mapping[str, Traffic], ranks: int) -> tuple[float, float]:
+        """Return seconds of sending (that can hide behind computing, that cannot)."""
+        waiting = 0.0
+        if "tensor" in traffic:
+            waiting += traffic["tensor"].seconds(self.links, self.layout.tensor_ranks)
+        if "optimizer" in traffic:
+            waiting += traffic["optimizer"].seconds(self.links, ranks)
+        hiding = traffic["data"].seconds(self.links, ranks) if "data" in traffic else 0.0
+        return hiding, waiting
+
+    def _transfer_s(self, transfers: Mapping[str, int] | None) -> float:
+        return sum((transfers or {}).values()) / self.links.host_link
+
+    # Time -------------------------------------------------------------------------------------
+
+    def _time(self, plan: Plan, passes: Passes, min_efficiency: float) -> None:
+        layout = self.layout
+        plan.forward_flops = passes.forward_flops * layout.accumulation
+        plan.flops = passes.flops * layout.accumulation
+        other = self.trial.without_recompute
+        if other is not None:
+            plan.recomputed_flops = (passes.flops - other.flops) * layout.accumulation
+            plan.saved_activations = other.kept - passes.kept
+        if not plan.flops:
+            plan.notes.append("times are unknown: no operation of the model is known to compute")
+            return
+        compute_s = plan.compute_s = plan.flops / self.links.flops
+        hiding, waiting = self._send_s(plan.traffic, plan.ranks)
+        plan.step_s = (
+            max(compute_s + waiting, hiding, plan.transfer_s),
+            compute_s + waiting + hiding + plan.transfer_s,
+        )
+        plan.efficiency = compute_s / plan.step_s[1]
+        samples = (plan.batch_size or 1) * layout.accumulation
+        for ranks in self._table():
+            sending = sum(self._send_s(self._traffic(ranks), ranks))
+            step = compute_s + sending + self._transfer_s(self._transfers(ranks))
+            reached = ranks // layout.tensor_ranks * samples / step
+            plan.scaling.append(Point(ranks, compute_s / step, reached))
+        low = [point.ranks for point in plan.scaling if point.efficiency < min_efficiency]
+        plan.stops_at = low[0] if low else None
+        if not layout.any_ranks:
+            plan.notes.append(
+                "tensor_parallel has no size, so that all ranks split layers together: how it "
+                "scales is seen by planning other numbers of ranks"
+            )
+
+    def _table(self) -> list[int]:
+        if not self.layout.any_ranks:
+            return [self.layout.ranks]
+        if self.layout.strategy == "single":
+            return sorted({1, self.layout.ranks})
+        numbers, n = {self.layout.ranks}, self.layout.tensor_ranks
+        while n <= max(4 * self.layout.ranks, 1024):
+            numbers.add(n)
+            n *= 2
+        return sorted(numbers)
+
+
+def optimizer_state_of(model: nn.Module, layout: Layout, config: Any) -> OptimizerState:
+    """Return the state of a config's optimizers, by stepping them on weights spread as in training.
+
+    What fails in training fails here; it is told then, and the state of the parts of weights taken.
+
+    Args:
+        model: The model, on the meta device.
+        layout: How it is spread.
+        config: ``optim_wrapper``.
+    """
+    spread = copy.deepcopy(model)
+    layout.split_and_shard(spread)
+    ranks = layout.ranks
+    problem = None
+    wrappers, partitioned, by_bucket = build_optimizers(config, spread)
+    try:
+        held, traffic = step_optimizers(wrappers, spread, ranks)
+    except Exception as error:  # noqa: BLE001  # optimizers may fail in any way
+        names = ", ".join(sorted({type(w.optimizer).__name__ for w in wrappers}))
+        first = str(error).strip().partition("\n")[0]
+        text = f"{type(error).__name__}: {first}"
+        local = _local_copy(spread)
+        wrappers, *_ = build_optimizers(config, local)
+        try:
+            held, traffic = step_optimizers(wrappers, local, 1)
+        except Exception:  # noqa: BLE001  # as above
+            return OptimizerState(
+                problem=f"the state of {names} is unknown (taken as 0): its step ends in {text}"
+            )
+        problem = (
+            f"{names} does not step on weights that are split over ranks, so that training would "
+            f"end in {text}. Its state is that of a rank's parts on their own"
+        )
+    return OptimizerState(held, partitioned, by_bucket, traffic, problem)
+
+
+def _local_copy(model: nn.Module) -> nn.Module:
+    """Put a rank's parts of weights in the place of the weights; return the model."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            bare = nn.Parameter(local_of(parameter.detach()), parameter.requires_grad)
+            module._parameters[name] = bare
+    return model
+
+
+def try_passes(
+    model: nn.Module,
+    layout: Layout,
+    batch: Batch | None,
+    size: int,
+    build_real: Callable[[], nn.Module] | None,
+) -> Trial:
+    """Run an iteration without memory; if that fails, for real with few samples."""
+    if batch is None:
+        return Trial(None, None, ("activations and times are unknown without a batch",))
+    precision = layout.precision
+    if layout.sharded_precision is not None and layout.shards(layout.data_ranks):
+        precision = layout.sharded_precision
+    sync_bn = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    if sync_bn:
+        from mmx.model import revert_sync_batchnorm
+
+        model = revert_sync_batchnorm(copy.deepcopy(model))
+
+    def passes(recompute: tuple[str, ...]) -> Passes:
+        call = batch(size)
+        return run_passes(
+            model, call, recompute=recompute, precision=precision, prepare=layout.split
+        )
+
+    try:
+        found = passes(layout.recompute)
+        plain = passes(()) if layout.recompute else None
+        return Trial(found, plain, ())
+    except Exception as error:  # noqa: BLE001  # a model may fail in any way
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    unknown = f"activations and times are unknown: the model does not run without memory: {reason}"
+    if build_real is None or layout.tensor_plan:
+        return Trial(None, None, (unknown,))
+    weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    if weights > _LARGEST_REAL:
+        why = f"{weights / 1e9:.3g} GB of weights are too many to run it for real instead"
+        return Trial(None, None, (f"{unknown}; {why}",))
+    try:
+        found = real_passes(build_real, layout.recompute, precision, batch, size)
+        plain = real_passes(build_real, (), precision, batch, size) if layout.recompute else None
+    except Exception as error:  # noqa: BLE001  # as above
+        text = f"{type(error).__name__}: {error}"
+        return Trial(None, None, (f"{unknown}. Run on the CPU it ends in {text}",))
+    note = f"the model does not run without memory ({reason}), so that it was run on the CPU"
+    return Trial(found, plain, (note + (", with 2 and 3 samples" if size > 3 else ""),))
+
+
+def real_passes(
+    build: Callable[[], nn.Module],
+    recompute: tuple[str, ...],
+    precision: Any,
+    batch: Batch,
+    size: int,
+) -> Passes:
+    """Run iterations for real, with 2 and 3 samples if there are more, and extend them."""
+    sizes = [size] if size <= 3 else [2, 3]
+    found = []
+    for n in sizes:
+        model = build().train()
+        prepare_types(model, recompute, precision)
+        found.append(measured(model, batch(n), recompute, precision))
+    if len(found) == 1:
+        return found[0]
+    few, more = found
+
+    def extended(name: str) -> int:
+        low, high = getattr(few, name), getattr(more, name)
+        return int(low + (high - low) * (size - sizes[0]))
+
+    return Passes(extended("kept"), extended("flops"), extended("forward_flops"))
+
+
+def sharded_model(model: nn.Module, layout: Layout) -> nn.Module:
+    """Return a copy of a model, spread as in training, without memory."""
+    spread = on_meta(copy.deepcopy(model))
+    layout.split_and_shard(spread)
+    return spread
