@@ -2,244 +2,376 @@
 
 from __future__ import annotations
 
-import json
+import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from mmx.analysis.plan import (
-    Links,
-    ddp_buckets,
+from mmx.analysis.plan import Layout, Links, make_plan, plan_config
+from mmx.analysis.plan.layout import layout_of
+from mmx.analysis.plan.passes import Precision, measured, prepare_types
+from mmx.analysis.plan.planning import optimizer_state_of
+from mmx.analysis.plan.pretend import Recorder, pretended_ranks
+from mmx.analysis.plan.traffic import (
+    DDPOptions,
+    bucketed,
     ddp_traffic,
     fsdp_traffic,
-    make_plan,
-    memory_of,
-    optimizer_state,
-    run_on_meta,
+    local_of,
     shard_groups,
 )
 from mmx.model import BaseModel
-from mmx.registry import MODELS
+from mmx.registry import MODELS, STRATEGIES
 from mmx.testing.distributed import run_distributed
 
 
-def net(device="cpu"):
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = nn.Sequential(
-            nn.Sequential(nn.Linear(10, 37), nn.ReLU(), nn.Linear(37, 12)),
-            nn.BatchNorm1d(12),
-            nn.Linear(12, 6, bias=False),
+@MODELS.register_module(force=True)
+class PlannedNet(BaseModel):
+    """Blocks of odd sizes, with a frozen weight, batch statistics and an output layer."""
+
+    def __init__(self, batch_norm=True):
+        super().__init__()
+        wide = 36
+        torch.manual_seed(0)
+        self.inner = nn.ModuleDict({"first": nn.Linear(10, 12)})
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, wide), nn.ReLU(), nn.Linear(wide, 12), nn.LayerNorm(12))
+            for _ in range(2)
         )
-    model[2].weight.requires_grad_(True)
-    return model
+        self.norm = nn.BatchNorm1d(12) if batch_norm else nn.LayerNorm(12)
+        self.out = nn.Linear(12, 7, bias=False)
+        self.blocks[0][3].bias.requires_grad_(False)
+
+    def forward(self, x, mode="tensor"):
+        x = self.inner["first"](x)
+        for block in self.blocks:
+            x = x + block(x)
+        x = self.out(self.norm(x))
+        return x if mode == "tensor" else {"loss": x.float().mean()}
 
 
-def chosen(name, module):
-    return name == "0"
+ADAM = dict(optimizer=dict(type="Adam", lr=0.1, foreach=False))
+CLIPPED = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9), clip_grad=dict(max_norm=1.0))
+SPLIT = {"blocks.*.0": "colwise", "blocks.*.2": "rowwise"}
 
 
-def adam(parameters):
-    return torch.optim.Adam(parameters, lr=0.1)
+def ddp(optim_wrapper=None, **wrapper):
+    wrapper.setdefault("bucket_cap_mb", 0.002)
+    return dict(
+        optim_wrapper=optim_wrapper or ADAM,
+        strategy=dict(type="DDPStrategy", model_wrapper=wrapper),
+    )
 
 
-def measure(strategy, reshard=True):
-    """Train one step for real; return what rank 0 holds and what its collectives worked on."""
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    from mmx.dist import get_world_size
-
-    model = net()
-    if strategy == "fsdp" and get_world_size() > 1:
-        fully_shard(model[0], reshard_after_forward=reshard)
-        fully_shard(model, reshard_after_forward=reshard)
-        wrapped = model
-    elif get_world_size() > 1:
-        wrapped = nn.parallel.DistributedDataParallel(
-            model, broadcast_buffers=False, bucket_cap_mb=0.001
-        )
-    else:
-        wrapped = model
-    seen = []
-
-    class Record(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.namespace == "c10d":
-                name = function._opname.rstrip("_")
-                tensors = args[0] if isinstance(args[0], list) else [args[0]]
-                if "reduce_scatter" in name:
-                    tensors = [args[1]]
-                tensors = torch.utils._pytree.tree_leaves(tensors)
-                seen.append((name, sum(t.nbytes for t in tensors)))
-            return function(*args, **(kwargs or {}))
-
-    optimizer = adam(model.parameters())
-
-    def step():
-        wrapped(torch.ones(4, 10)).sum().backward()
-        optimizer.step()
-
-    step()
-    if strategy == "ddp":
-        optimizer.zero_grad()
-        step()  # the buckets are made anew after the first
-    optimizer.zero_grad()
-    with Record():
-        step()
-
-    def local(tensor):
-        return tensor.to_local().nbytes if isinstance(tensor, DTensor) else tensor.nbytes
-
-    counts = {}
-    for name, size in seen:
-        kind = next(
-            kind
-            for kind in ("all_reduce", "all_gather", "reduce_scatter")
-            if kind.replace("_", "") in name.replace("_", "")
-        )
-        calls, total = counts.get(kind, (0, 0))
-        counts[kind] = (calls + 1, total + size)
-    return {
-        "weights": sum(map(local, [*model.parameters(), *model.buffers()])),
-        "gradients": sum(local(p.grad) for p in model.parameters()),
-        "optimizer": sum(local(v) for entry in optimizer.state.values() for v in entry.values()),
-        "collectives": counts,
-    }
+def fsdp(optim_wrapper=None, strategy=(), **wrapper):
+    # Batch statistics stay in float32, where half precision would not go with them.
+    return dict(
+        model=dict(type="PlannedNet", batch_norm="mixed_precision" not in wrapper),
+        optim_wrapper=optim_wrapper or ADAM,
+        strategy={"type": "FSDPStrategy", "model_wrapper": wrapper, **dict(strategy)},
+    )
 
 
-def measure_all():
-    return measure("ddp"), measure("fsdp"), measure("fsdp", reshard=False)
+def split(size, plan=None, optim_wrapper=None, **wrapper):
+    chosen = dict(tensor_parallel=dict(size=size, plan=plan or SPLIT))
+    return fsdp(optim_wrapper, dict(type="TensorParallelStrategy", **chosen), **wrapper)
+
+
+HALF = dict(param_dtype="bfloat16", reduce_dtype="float32")
+POWER = dict(type="powerSGD", start_powerSGD_iter=2, matrix_approximation_rank=2)
+ZERO = dict(type="ZeroRedundancyOptimizer", optimizer_type="Adam", lr=0.1)
+
+PLAIN = dict(model=dict(type="PlannedNet"))
+CONFIGS = {
+    "single": dict(optim_wrapper=ADAM, strategy=dict(type="SingleDeviceStrategy")),
+    "ddp": ddp(),
+    "ddp by default": dict(optim_wrapper=CLIPPED),
+    "ddp, half the bytes": ddp(gradient_compression="fp16"),
+    "ddp, thin factors": ddp(gradient_compression=POWER, bucket_cap_mb=25),
+    "ddp, unused": ddp(find_unused_parameters=True),
+    "ddp, buffers": ddp(broadcast_buffers=True),
+    "ddp, accumulated": ddp({**CLIPPED, "accumulative_counts": 3}, broadcast_buffers=True),
+    "ddp, factored": ddp(dict(optimizer=dict(type="Adafactor"))),
+    "ddp, divided state": ddp(dict(optimizer=ZERO)),
+    "ddp, divided, in one": ddp(dict(optimizer={**ZERO, "parameters_as_bucket_view": True})),
+    "ddp, mixed": ddp(dict(ADAM, type="AmpOptimWrapper", dtype="bfloat16")),
+    "fsdp": fsdp(),
+    "fsdp, clipped": fsdp(CLIPPED),
+    "fsdp, kept": fsdp(reshard_after_forward=False),
+    "fsdp, half": fsdp(mixed_precision=HALF),
+    "fsdp, all half": fsdp(mixed_precision=dict(param_dtype="bfloat16")),
+    "fsdp, accumulated": fsdp(dict(ADAM, accumulative_counts=2), mixed_precision=HALF),
+    "fsdp, chosen": fsdp(shard=["Linear"]),
+    "fsdp, on the host": fsdp(cpu_offload=True),
+    "fsdp, again": fsdp(strategy=dict(activation_checkpointing=["blocks.0"])),
+    "split": split(2),
+    "split, half": split(2, mixed_precision=HALF),
+    "split, clipped": split(2, optim_wrapper=CLIPPED),
+    "split, accumulated": split(2, optim_wrapper=dict(ADAM, accumulative_counts=2)),
+    "split over all": split(None),
+}
+
+
+def measure(name):
+    """Train for real; return what rank 0 holds, and the collectives of a step."""
+
+    config = copy.deepcopy({**PLAIN, **CONFIGS[name]})
+    described = config.get("strategy") or dict(type="DDPStrategy")
+    strategy = STRATEGIES.build(
+        described,
+        default_args=dict(
+            env_kwargs=dict(shared=True, launcher="pytorch", timestamp="t", randomness={}, seed=0)
+        ),
+    )
+    model = strategy.wrap_model(strategy.convert_model(MODELS.build(config["model"])))
+    strategy.model = model
+    optim_wrapper = strategy.build_optim_wrapper(config["optim_wrapper"], model)
+    model = strategy.join(model, optim_wrapper)
+    counts = config["optim_wrapper"].get("accumulative_counts", 1)
+    step = 0
+
+    def train():
+        nonlocal step
+        for _ in range(counts):
+            if step % counts == 0:
+                optim_wrapper.optimizer.zero_grad()
+            with optim_wrapper.optim_context(model):
+                loss = model(torch.ones(4, 10), mode="loss")["loss"]
+            optim_wrapper.update_params(loss)
+            step += 1
+
+    # Gradients stay to be measured.
+    optim_wrapper.zero_grad = lambda **kwargs: None
+    # Buckets are made anew after the first iteration; PowerSGD begins after some.
+    for _ in range(4):
+        train()
+    recorder = Recorder()
+    with recorder if name != "ddp, thin factors" else counted_calls(recorder):
+        train()
+    bare = getattr(model, "module", model)
+    optimizer = optim_wrapper.optimizer
+    state = getattr(optimizer, "optim", optimizer).state
+
+    def held(tensors):
+        return sum(local_of(t.detach()).nbytes for t in tensors)
+
+    return dict(
+        weights=held([*bare.parameters(), *bare.buffers()]),
+        gradients=held(p.grad for p in bare.parameters() if p.grad is not None),
+        optimizer=held(
+            v for entry in state.values() for v in entry.values() if isinstance(v, torch.Tensor)
+        ),
+        collectives=recorder.collectives,
+    )
+
+
+@contextmanager
+def counted_calls(recorder):
+    """Count all-reduces where they are called: most of these come from threads of torch."""
+    import torch.distributed as dist
+
+    reduce = dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        calls, size = recorder.collectives.get("all_reduce", (0, 0))
+        recorder.collectives["all_reduce"] = (calls + 1, size + tensor.nbytes)
+        return reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    try:
+        yield
+    finally:
+        dist.all_reduce = reduce
+
+
+def measure_all(names):
+    import warnings
+
+    warnings.simplefilter("ignore")
+    found = {}
+    for name in names:
+        found[name] = measure(name)
+    return found
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_memory_and_traffic_are_what_ranks_really_hold_and_send(ranks):
-    (ddp, fsdp, kept), *_ = run_distributed(measure_all, ranks)
-    model = net("meta")
-    per_byte, per_weight = optimizer_state(adam)
-    assert (per_byte, per_weight) == (2.0, 4)
-    groups = shard_groups(model, chosen)
-    state = dict(state_per_byte=per_byte, state_per_weight=per_weight)
-    for measured, planned in [
-        (ddp, memory_of(model, ranks, **state)),
-        (fsdp, memory_of(model, ranks, **state, groups=groups)),
-    ]:
-        for name in ("weights", "gradients", "optimizer"):
-            assert getattr(planned, name) == measured[name], name
-    bucket_cap = int(0.001 * 1024 * 1024)
-    assert ddp_traffic(model, ranks, bucket_cap).collectives == ddp["collectives"]
-    assert fsdp_traffic(groups, ranks).collectives == fsdp["collectives"]
-    assert (
-        fsdp_traffic(groups, ranks, reshard_after_forward=False).collectives == kept["collectives"]
-    )
+    names = [n for n in CONFIGS if ranks > 1 or "ddp" in n or n == "single"]
+    everyone = run_distributed(measure_all, ranks, names)
+    for name in names:
+        found = [one[name] for one in everyone]
+        plan = plan_config(
+            {**PLAIN, **CONFIGS[name]},
+            ranks,
+            input_shapes=["10"],
+            batch_size=4,
+        )
+        for part in ("weights", "gradients", "optimizer"):
+            planned = getattr(plan.memory, part)
+            if plan.host is not None:
+                planned += getattr(plan.host, part)
+            assert planned == max(one[part] for one in found), (name, part)
+        if ranks == 1:
+            assert plan.traffic == {}
+            continue
+        collectives = {}
+        for traffic in plan.traffic.values():
+            for kind, (calls, size) in traffic.collectives.items():
+                more = collectives.get(kind, (0, 0))
+                collectives[kind] = (calls + more[0], size + more[1])
+        assert collectives == found[0]["collectives"], name
 
 
 def test_a_ring_sends_twice_the_gradients_and_sharding_half_as_much_again():
     model = nn.Linear(1024, 1024, bias=False, device="meta")
     size = 1024 * 1024 * 4
+    groups = shard_groups(model, lambda *_: False)
     assert ddp_traffic(model, 1).sent == 0
     assert ddp_traffic(model, 4).sent == 2 * 3 * size // 4
-    sharded = fsdp_traffic(shard_groups(model, lambda *_: False), 4)
+    assert ddp_traffic(model, 4, DDPOptions(compression="bf16")).sent == 2 * 3 * size // 8
+    sharded = fsdp_traffic(groups, 4)
     assert sharded.sent == 3 * ddp_traffic(model, 4).sent // 2
     assert sharded.messages == 3 * 3
-    half = fsdp_traffic(shard_groups(model, lambda *_: False), 4, gathered_itemsize=2)
-    assert half.sent == sharded.sent // 2
+    assert fsdp_traffic(groups, 4, gathered_itemsize=2).sent == sharded.sent // 2
+    # Weights are gathered in each iteration, gradients reduced in the last.
+    assert fsdp_traffic(groups, 4, accumulation=3).sent == 7 * sharded.sent // 3
 
 
 def test_buckets_close_when_they_are_full():
     model = nn.Sequential(*(nn.Linear(512, 512, bias=False, device="meta") for _ in range(5)))
-    assert ddp_buckets(model, 2 << 20) == [1 << 20, 2 << 20, 2 << 20]
-    assert ddp_buckets(model) == [1 << 20, 4 << 20]
+
+    def sizes(cap):
+        return [sum(p.nbytes for p in b) for b in bucketed(model.parameters(), cap)]
+
+    assert sizes(2 << 20) == [1 << 20, 2 << 20, 2 << 20]
+    assert sizes(25 << 20) == [1 << 20, 4 << 20]
+    model[4].bfloat16()
+    assert sizes(25 << 20) == [1 << 20, 3 << 20, 1 << 19]
 
 
-def test_activations_and_operations_are_counted_without_computing():
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).to("meta")
-    kept, flops = run_on_meta(model, [torch.empty(32, 8, device="meta")])
-    assert flops == 2 * 32 * (8 * 16 + 16 * 4)
-    # The input, and what the ReLU puts out, which the next layer keeps as well.
-    assert kept == 32 * (8 + 16) * 4
+def planned(model, ranks=2, batch=None, **options):
+    with pretended_ranks(ranks):
+        layout = Layout(options.pop("strategy", "ddp"), ranks, **options.pop("layout", {}))
+        return make_plan(model, layout, batch=batch, **options)
+
+
+def rows(*shape, **options):
+    return lambda size: lambda model: model(torch.zeros(size, *shape, **options))
 
 
 def test_scaling_stops_where_sending_takes_longer_than_computing():
     model = nn.Linear(1024, 1024, bias=False, device="meta")
-    inputs = [torch.empty(64, 1024, device="meta")]
     links = Links(link=1e9, local_link=1e12, ranks_per_machine=4, latency_s=0, flops=1e11)
-    plan = make_plan(model, 2, inputs=inputs, links=links)
-    assert plan.compute_s == pytest.approx(3 * 2 * 64 * 1024 * 1024 / 1e11)
+    plan = planned(model, batch=rows(1024), batch_size=64, links=links)
+    # The gradients of the input are not needed: two products in place of three.
+    assert plan.compute_s == pytest.approx(2 * 2 * 64 * 1024 * 1024 / 1e11)
     assert plan.stops_at == 8  # the first that leaves a machine
-    assert [n for n, efficiency, _ in plan.scaling if efficiency > 0.9] == [1, 2, 4]
+    assert [p.ranks for p in plan.scaling if p.efficiency > 0.9] == [1, 2, 4]
     assert plan.step_s == (max(plan.compute_s, plan.send_s), plan.compute_s + plan.send_s)
-    unknown = make_plan(model, 2)
+    unknown = planned(model)
     assert unknown.step_s is None
-    assert unknown.notes == ["activations and times are unknown without the shape of an input"]
+    assert unknown.memory.activations is None
+    assert unknown.notes == ["activations and times are unknown without a batch"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [(dict(ranks=0), "ranks must be positive"), (dict(ranks=2, strategy="x"), "must be 'ddp'")],
-)
-def test_bad_arguments_say_what_is_expected(arguments, text):
-    with pytest.raises(ValueError, match=text):
-        make_plan(nn.Linear(1, 1), **arguments)
+def test_the_table_holds_the_ranks_asked_for_and_what_its_sets_of_ranks_allow():
+    model = nn.Linear(8, 8, device="meta")
+    plan = planned(model, 6, rows(8))
+    assert [p.ranks for p in plan.scaling][:5] == [1, 2, 4, 6, 8]
+    alone = planned(model, 1, rows(8))
+    assert alone.strategy == "single"
+    assert alone.efficiency == 1
+    found = plan_config(split(3), 6, input_shapes=["10"], batch_size=4)
+    assert [p.ranks for p in found.scaling][:3] == [3, 6, 12]
 
 
-@MODELS.register_module(force=True)
-class PlannedNet(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(64, 64), nn.Linear(64, 64)])
-
-    def forward(self, x, mode="tensor"):
-        for block in self.blocks:
-            x = block(x).relu()
-        return x
+def test_accumulation_sends_once_for_many_samples():
+    model = nn.Linear(64, 64, device="meta")
+    one = planned(model, batch=rows(64), batch_size=4)
+    four = planned(model, batch=rows(64), batch_size=4, layout=dict(accumulation=4))
+    assert four.traffic["data"] == one.traffic["data"]
+    assert four.flops == 4 * one.flops
+    assert four.efficiency > one.efficiency
 
 
-def plan(path, text, *arguments):
-    from click.testing import CliRunner
-
-    from mmx.cli.plan_cmd import command
-
-    path.write_text(text)
-    return CliRunner().invoke(command, [str(path), *arguments])
-
-
-CONFIG = """
-model = dict(type='PlannedNet')
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.1))
-train_dataloader = dict(batch_size=16)
-strategy = dict(type='FSDPStrategy', model_wrapper=dict(mixed_precision=dict(param_dtype='bfloat16')))
-"""
-
-
-def test_the_command_plans_a_config(tmp_path):
-    result = plan(tmp_path / "c.py", CONFIG, "--ranks", "1024", "--input-shape", "64", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
-    assert (found["strategy"], found["ranks"], found["parameters"]) == ("fsdp", 1024, 2 * 65 * 64)
-    # A row of 64 weights and a bias of each layer; Adam holds both moments and a counter.
-    assert found["memory"]["weights"] == 2 * 65 * 4
-    assert found["memory"]["optimizer"] == 2 * (2 * 65 * 4) + 4 * 4
-    assert found["memory"]["activations"] > 0
-    assert found["stops_at"] == 2
-    text = plan(tmp_path / "c.py", CONFIG, "--ranks", "8").output
-    assert "fsdp on 8 ranks" in text
-    assert "note: activations and times are unknown" in text
+def test_kept_activations_and_operations_are_counted_without_computing():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).to("meta")
+    plan = planned(model, batch=rows(8), batch_size=32)
+    assert plan.forward_flops == 2 * 32 * (8 * 16 + 16 * 4)
+    assert plan.flops == 2 * 32 * (2 * 8 * 16 + 3 * 16 * 4)
+    # The input, and what the ReLU puts out, which the next layer keeps as well.
+    assert plan.memory.activations == 32 * (8 + 16) * 4
+    half = planned(
+        model,
+        batch=rows(8),
+        batch_size=32,
+        layout=dict(precision=Precision(autocast=torch.bfloat16)),
+    )
+    # Half of it, and the weights in half precision that gradients of inputs need.
+    assert half.memory.activations == 32 * (8 + 16) * 2 + 16 * 4 * 2
 
 
-@pytest.mark.parametrize(
-    ("config", "arguments", "text"),
-    [
-        ("a = 1", [], "it has no model"),
-        (CONFIG, ["--input-shape", "big"], "--input-shape is like 3,224,224, but got 'big'"),
-        (CONFIG.replace("FSDPStrategy", "Other"), [], "strategy Other is not known here"),
-        (CONFIG, ["--link", "0"], "are positive"),
-        (CONFIG + "strategy['tensor_parallel'] = dict(size=2)", [], "cannot be planned yet"),
-    ],
-)
-def test_the_command_says_what_it_cannot_plan(tmp_path, config, arguments, text):
-    result = plan(tmp_path / "c.py", config, "--ranks", "2", *arguments)
-    assert result.exit_code != 0
-    assert text in result.output
+def test_recomputing_keeps_inputs_only_and_computes_more():
+    block = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8))
+    model = nn.Sequential(nn.Linear(8, 8), block).to("meta")
+    plan = planned(model, batch=rows(8), batch_size=32, layout=dict(recompute=("1",)))
+    # The input of the first layer and that of the block.
+    assert plan.memory.activations == 2 * 32 * 8 * 4
+    assert plan.saved_activations == 32 * 64 * 4
+    # The last product of the block need not be done again.
+    assert plan.recomputed_flops == 2 * 32 * 8 * 64
+
+
+@pytest.mark.parametrize("kind", ["whole", "parts"])
+def test_activations_are_what_a_real_pass_keeps(kind):
+    """Against a real pass on the CPU: the bytes that come and go with its graph."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.1)
+    recompute = ("1",) if kind == "parts" else ()
+    model = nn.Sequential(nn.Linear(16, 32), layer)
+    x = torch.ones(4, 12, 16)
+    counted = measured(prepared(copy.deepcopy(model), recompute), lambda m: m(x), recompute)
+    plan = planned(
+        copy.deepcopy(model).to("meta"),
+        batch=rows(12, 16),
+        batch_size=4,
+        layout=dict(recompute=recompute),
+    )
+    assert plan.memory.activations == counted.kept
+    assert plan.flops == counted.flops
+
+
+def prepared(model, recompute):
+    prepare_types(model, recompute, None)
+    return model
+
+
+def state_of(optimizer, *shapes, ranks=1, **strategy):
+    model = nn.ParameterList(nn.Parameter(torch.empty(*s)) for s in shapes).to("meta")
+    with pretended_ranks(ranks):
+        layout, _ = layout_of({"strategy": strategy or dict(type="DDPStrategy")}, ranks, model)
+        state = optimizer_state_of(model, layout, dict(optimizer=optimizer))
+    parts = {n: -(-p.shape[0] // ranks) * p[0].numel() for n, p in model.named_parameters()}
+    return state, state.bytes_of(parts)
+
+
+def test_state_of_optimizers_is_that_of_each_shape():
+    shapes = [(32, 16), (10,)]
+    assert state_of(dict(type="SGD", lr=0.1), *shapes)[1] == 0
+    assert state_of(dict(type="NAdam", lr=0.1), *shapes)[1] == 2 * 4 * (32 * 16 + 10) + 2 * 2 * 4
+    # A row and a column in place of a matrix; the vector has its own shape.
+    factored = 4 * (32 + 16) + 4 * 10 + 2 * 4
+    assert state_of(dict(type="Adafactor"), *shapes)[1] == factored
+
+
+def test_an_optimizer_that_cannot_step_on_parts_of_weights_is_told():
+    state, size = state_of(
+        dict(type="Adafactor"), (32, 16), ranks=4, type="FSDPStrategy", model_wrapper={}
+    )
+    assert "Adafactor does not step on weights that are split over ranks" in state.problem
+    assert size == 4 * (8 + 16) + 4
+    state, size = state_of(dict(type="LBFGS"), (4, 4))
+    assert state.problem.startswith("the state of LBFGS is unknown (taken as 0)")
+    assert size == 0

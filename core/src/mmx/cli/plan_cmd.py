@@ -9,31 +9,76 @@ import click
 
 from mmx.cli.options import ManyOptionsCommand, cfg_options, load_config
 
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+_MEMORY = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "buffers": "for sending",
+    "activations": "activations",
+    "total": "together",
+}
+_TRAFFIC = {
+    "data": "gradients and weights",
+    "tensor": "activations of split layers",
+    "optimizer": "clipping and stepping",
+}
+
 
 @click.command(cls=ManyOptionsCommand)
 @click.argument("config")
 @click.option("--ranks", type=click.IntRange(min=1), required=True, help="Number of processes.")
-@click.option("--input-shape", help="Shape of one sample, for activations and times: 3,224,224.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of a rank; else the config tells.")
-@click.option("--link", type=float, default=12.5, show_default=True, help="GB/s to other machines.")
 @click.option(
-    "--local-link", type=float, default=300.0, show_default=True, help="GB/s in a machine."
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="SHAPE[:DTYPE]",
+    help="Shape of one sample, for activations and times: 3,224,224 or 512:int64. Once for each "
+    "input of the model.",
+)
+@click.option("--data", is_flag=True, help="Take samples of train_dataloader, and the real loss.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of a rank; else the config tells.")
+@click.option("--memory-gb", type=_POSITIVE, help="Memory of a device: does it fit?")
+@click.option(
+    "--link", type=_POSITIVE, default=12.5, show_default=True, help="GB/s of a rank to others."
+)
+@click.option(
+    "--local-link", type=_POSITIVE, default=300.0, show_default=True, help="GB/s in a machine."
+)
+@click.option(
+    "--host-link", type=_POSITIVE, default=25.0, show_default=True, help="GB/s to the host (PCIe)."
 )
 @click.option("--ranks-per-machine", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--latency", type=float, default=10.0, show_default=True, help="Of a message, in µs.")
 @click.option(
-    "--tflops", type=float, default=100.0, show_default=True, help="A rank really reaches."
+    "--latency",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Of a message, in µs.",
 )
-@click.option("--min-efficiency", type=float, default=0.5, show_default=True, help="To go on with.")
+@click.option(
+    "--tflops", type=_POSITIVE, default=100.0, show_default=True, help="A rank really reaches."
+)
+@click.option(
+    "--min-efficiency",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Part of the time computing below which scaling has stopped.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @cfg_options
 def command(
     config: str,
     ranks: int,
-    input_shape: str | None,
+    input_shapes: tuple[str, ...],
+    data: bool,
     batch_size: int | None,
+    memory_gb: float | None,
     link: float,
     local_link: float,
+    host_link: float,
     ranks_per_machine: int,
     latency: float,
     tflops: float,
@@ -43,129 +88,149 @@ def command(
 ) -> None:
     """Print what training CONFIG takes on many ranks: memory, bytes sent, and where it stops scaling.
 
-    The model is built on the meta device: nothing is allocated, trained or sent.
+    The model is built without memory for its weights: nothing is trained or sent.
     """
-    from mmx.analysis.plan import Links
+    from mmx.analysis.plan import Links, plan_config
 
     cfg = load_config(config, cfg_options)
-    if min(link, local_link, tflops) <= 0 or latency < 0:
-        raise click.UsageError(
-            "--link, --local-link and --tflops are positive, --latency is not negative"
-        )
-    links = Links(link * 1e9, local_link * 1e9, ranks_per_machine, latency * 1e-6, tflops * 1e12)
-    try:
-        plan = plan_of(cfg, ranks, input_shape, batch_size, links, min_efficiency)
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise click.ClickException(f"{config} cannot be planned: {error}") from error
-    if as_json:
-        click.echo(json.dumps(plan.as_dict(), indent=2))
-        return
-    _show(plan)
-
-
-def plan_of(
-    cfg: Any,
-    ranks: int,
-    input_shape: str | None,
-    batch_size: int | None,
-    links: Any,
-    min_efficiency: float,
-) -> Any:
-    """Return the plan of a config, see :func:`mmx.analysis.plan.make_plan`."""
-    import torch
-    from torch.optim import Optimizer
-
-    from mmx.analysis.plan import gathered_itemsizes, make_plan, optimizer_state
-    from mmx.registry import OPTIMIZERS
-    from mmx.strategy.building import model_from
-
-    if cfg.get("model") is None:
-        raise ValueError("it has no model")
-    with torch.device("meta"):
-        model = model_from(cfg["model"]).to("meta").train()
-    strategy = dict(cfg.get("strategy") or {})
-    kind = str(strategy.get("type", "DDPStrategy")).rpartition(".")[2]
-    if strategy.get("tensor_parallel"):
-        raise ValueError("layers split over ranks (tensor_parallel) cannot be planned yet")
-    wrapper = dict(strategy.get("model_wrapper") or cfg.get("model_wrapper_cfg") or {})
-    options: dict[str, Any] = {}
-    if kind == "FSDPStrategy":
-        from mmx.strategy.fsdp import _choice
-
-        gathered, reduced = gathered_itemsizes(wrapper.get("mixed_precision"))
-        options = {
-            "strategy": "fsdp",
-            "chosen": _choice(wrapper, model),
-            "reshard_after_forward": bool(wrapper.get("reshard_after_forward", True)),
-            "gathered_itemsize": gathered,
-            "reduced_itemsize": reduced,
-        }
-    elif kind in ("DDPStrategy", "SingleDeviceStrategy"):
-        options = {
-            "bucket_cap": int(wrapper.get("bucket_cap_mb") or 25) << 20,
-            "bucket_view": bool(wrapper.get("gradient_as_bucket_view", False)),
-        }
-    else:
-        raise ValueError(f"strategy {kind} is not known here; DDPStrategy and FSDPStrategy are")
-    state = (0.0, 0)
-    optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer")
-    if optimizer is not None:
-
-        def build(parameters: list[Any]) -> Optimizer:
-            return OPTIMIZERS.build({**optimizer, "params": parameters})
-
-        state = optimizer_state(build)
-    inputs = None
-    if input_shape is not None:
-        try:
-            shape = [int(size) for size in input_shape.replace("x", ",").split(",")]
-        except ValueError:
-            raise ValueError(f"--input-shape is like 3,224,224, but got {input_shape!r}") from None
-        size = batch_size or (cfg.get("train_dataloader") or {}).get("batch_size", 1)
-        inputs = [torch.empty(size, *shape, device="meta")]
-    return make_plan(
-        model,
-        ranks,
-        state=state,
-        inputs=inputs,
-        links=links,
-        min_efficiency=min_efficiency,
-        **options,
+    links = Links(
+        link=link * 1e9,
+        local_link=local_link * 1e9,
+        ranks_per_machine=ranks_per_machine,
+        latency_s=latency * 1e-6,
+        flops=tflops * 1e12,
+        host_link=host_link * 1e9,
     )
-
-
-def _show(plan: Any) -> None:
-    click.echo(f"{plan.parameters:,} parameters, {plan.strategy} on {plan.ranks} ranks")
-    click.echo("memory of a rank:")
-    for name, value in plan.as_dict()["memory"].items():
-        click.echo(f"  {name:<12} {_bytes(value)}")
-    click.echo(f"sent by a rank in a step, over each link: {_bytes(plan.traffic.sent)}")
-    for name, (calls, size) in plan.traffic.collectives.items():
-        click.echo(f"  {name:<14} {calls} calls, {_bytes(size)}")
-    click.echo(f"  sending takes {plan.send_s * 1e3:.3f} ms in {plan.traffic.messages} messages")
-    if plan.step_s is not None:
-        hidden, plain = plan.step_s
-        click.echo(f"computing takes {plan.compute_s * 1e3:.3f} ms")
-        click.echo(
-            f"a step takes {hidden * 1e3:.3f} ms if sending hides behind computing, "
-            f"{plain * 1e3:.3f} ms if not ({plan.efficiency:.0%} of it computing)"
+    try:
+        plan = plan_config(
+            cfg,
+            ranks,
+            input_shapes=input_shapes,
+            data=data,
+            batch_size=batch_size,
+            links=links,
+            min_efficiency=min_efficiency,
+            memory_limit=None if memory_gb is None else int(memory_gb * 1e9),
         )
-        for ranks, efficiency, samples in plan.scaling:
-            click.echo(f"  {ranks:>7} ranks  {efficiency:>4.0%}  {samples:,.0f} samples/s")
-        if plan.stops_at is None:
-            click.echo("it scales as far as this table goes")
-        else:
-            click.echo(f"it stops scaling at {plan.stops_at} ranks")
-    for note in plan.notes:
-        click.echo(f"note: {note}")
+    except (ValueError, TypeError, LookupError, ImportError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        raise click.ClickException(f"{config} cannot be planned: {text}") from error
+    click.echo(json.dumps(plan.as_dict(), indent=2) if as_json else "\n".join(lines_of(plan)))
+
+
+def lines_of(plan: Any) -> list[str]:
+    """Return a plan as text."""
+    lines = [
+        _heading(plan),
+        "",
+        f"Memory of a rank{'' if plan.host is None else chr(39) + 's device'}",
+    ]
+    lines += _memory(plan.memory)
+    if plan.host is not None:
+        lines += ["", "Memory of its host", *_memory(plan.host)]
+    if plan.memory_limit is not None:
+        lines.append(f"  {_fit(plan)}")
+    lines += ["", "Sent by a rank in a step, over each link of its ring"]
+    for name, traffic in plan.traffic.items():
+        lines.append(
+            f"  {_TRAFFIC[name]:<28}{_bytes(traffic.sent)}, {_times(traffic.messages, 'message')}"
+        )
+        for kind, (calls, size) in traffic.collectives.items():
+            lines.append(f"    {kind:<26}{_times(calls, 'call')} on {_bytes(size)}")
+    if not plan.traffic:
+        lines.append("  nothing")
+    if plan.transfers is not None:
+        to_device, to_host = (_bytes(plan.transfers[key]) for key in ("to_device", "to_host"))
+        lines.append(f"  host to device              {to_device}")
+        lines.append(f"  device to host              {to_host}")
+    if plan.step_s is not None:
+        lines += ["", *_time(plan)]
+    if plan.notes:
+        lines += ["", *(f"note: {note}" for note in plan.notes)]
+    return lines
+
+
+def _heading(plan: Any) -> str:
+    text = f"{plan.parameters:,} parameters, {plan.strategy} on {_times(plan.ranks, 'rank')}"
+    if plan.tensor_ranks > 1:
+        text += f" ({plan.data_ranks} times {plan.tensor_ranks} that share layers)"
+    if plan.batch_size is not None:
+        text += f", {_times(plan.batch_size, 'sample')} each"
+        if plan.accumulation > 1:
+            text += f" in each of {plan.accumulation} iterations of a step"
+    return text
+
+
+def _memory(memory: Any) -> list[str]:
+    values = {name: getattr(memory, name) for name in _MEMORY}
+    return [f"  {_MEMORY[name]:<28}{_bytes(value)}" for name, value in values.items()]
+
+
+def _fit(plan: Any) -> str:
+    limit = _bytes(plan.memory_limit)
+    least = (
+        "no number of ranks is enough"
+        if plan.least_ranks is None
+        else f"it does from {_times(plan.least_ranks, 'rank')} on"
+    )
+    if plan.memory.activations is None:
+        if plan.fits is False:
+            return f"does not fit into {limit}, even without activations; {least} without them"
+        return f"fits into {limit} if activations take no more than what is left; {least} at best"
+    return f"{'fits' if plan.fits else 'does not fit'} into {limit}; {least}"
+
+
+def _time(plan: Any) -> list[str]:
+    hidden, plain = plan.step_s
+    lines = [
+        "Time of a step",
+        f"  {'computing':<28}{_seconds(plan.compute_s)} for {_count(plan.flops)} operations",
+        f"  {'sending':<28}{_seconds(plan.send_s)}",
+    ]
+    if plan.recomputed_flops is not None:
+        lines.insert(
+            2,
+            f"    {'of it again':<26}{plan.recomputed_flops / plan.flops:.0%}, to keep "
+            f"{_bytes(plan.saved_activations)} less",
+        )
+    if plan.transfers is not None:
+        lines.append(f"  {'host and device':<28}{_seconds(plan.transfer_s)}")
+    lines += [
+        f"  {'together':<28}{_seconds(plain)}, {plan.efficiency:.0%} of it computing",
+        f"  {'if sending hides':<28}{_seconds(hidden)}",
+        "",
+        "Scaling         computing     samples/s",
+    ]
+    for point in plan.scaling:
+        lines.append(
+            f"  {point.ranks:>7} ranks  {point.efficiency:>8.0%}  {point.samples_per_s:>12,.0f}"
+        )
+    if plan.stops_at is not None:
+        lines.append(f"  it stops scaling at {_times(plan.stops_at, 'rank')}")
+    elif len(plan.scaling) > 1:
+        lines.append("  it scales as far as this table goes")
+    return lines
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    for unit in units[:-1]:
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}"
 
 
 def _bytes(value: int | None) -> str:
-    if value is None:
-        return "unknown"
-    size = float(value)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
+    return "unknown" if value is None else _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _count(value: int) -> str:
+    return _scaled(value, ("single", "thousand", "million", "billion", "trillion"))
+
+
+def _seconds(value: float) -> str:
+    return _scaled(value * 1e6, ("µs", "ms", "s"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from mmx.analysis.plan.build import Batch, on_meta
+from mmx.analysis.plan.build import Batch
 from mmx.analysis.plan.layout import Layout
 from mmx.analysis.plan.memory import Memory, memory_of
 from mmx.analysis.plan.optimizer import (
@@ -279,13 +279,7 @@ class _Planner:
             found["tensor"] = sent.times(layout.accumulation)
         steps = self.state.traffic
         if self.state.partitioned and ranks > 1:
-            trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-            steps = zero_traffic(
-                {n: p.nbytes for n, p in trained.items()},
-                {n: p.numel() for n, p in trained.items()},
-                ranks,
-                self.state.by_bucket,
-            )
+            steps = zero_traffic(self.model, ranks, self.state.by_bucket)
         elif ranks != layout.ranks:
             steps = of_collectives(steps.collectives, ranks)
         if steps.messages:
@@ -305,9 +299,12 @@ class _Planner:
                 reduced_itemsize=sharding.reduced_itemsize,
                 accumulation=layout.accumulation,
             )
-        each = buffer_traffic(self.model, data, layout.ddp)
-        each = each.and_also(sync_bn_traffic(self.model, data, layout.sync_bn))
-        return ddp_traffic(self.model, data, layout.ddp).and_also(each.times(layout.accumulation))
+        order = self.trial.passes.order if self.trial.passes is not None else None
+        return (
+            ddp_traffic(self.model, data, layout.ddp, order)
+            .and_also(buffer_traffic(self.model, data, layout.ddp))
+            .and_also(sync_bn_traffic(self.model, data, layout.sync_bn).times(layout.accumulation))
+        )
 
     def _transfers(self, ranks: int) -> dict[str, int] | None:
         """Return what crosses between host and device in a step, None if nothing does."""
@@ -395,7 +392,7 @@ def optimizer_state_of(model: nn.Module, layout: Layout, config: Any) -> Optimiz
     layout.split_and_shard(spread)
     ranks = layout.ranks
     problem = None
-    wrappers, partitioned, by_bucket = build_optimizers(config, spread)
+    wrappers, partitioned, by_bucket = build_optimizers(config, spread, layout.join)
     try:
         held, traffic = step_optimizers(wrappers, spread, ranks)
     except Exception as error:  # noqa: BLE001  # optimizers may fail in any way
@@ -497,10 +494,3 @@ def real_passes(
         return int(low + (high - low) * (size - sizes[0]))
 
     return Passes(extended("kept"), extended("flops"), extended("forward_flops"))
-
-
-def sharded_model(model: nn.Module, layout: Layout) -> nn.Module:
-    """Return a copy of a model, spread as in training, without memory."""
-    spread = on_meta(copy.deepcopy(model))
-    layout.split_and_shard(spread)
-    return spread
