@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from mmx.checkpoint.durable import atomic_writer
+from mmx.checkpoint.durable import aside_of, atomic_writer
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 from mmx.checkpoint.load import verify_checkpoint
 from mmx.logging import print_log
@@ -87,9 +87,16 @@ def _candidates(directory: Path, named: str | None) -> list[str]:
     if named is not None:
         # A moved directory: the file of that name beside the pointer counts.
         # A folder is taken as it is: that it lost its index shows when it is verified.
-        first = [p for p in (Path(named), directory / Path(named).name) if p.exists()][:1]
+        beside = directory / Path(named).name
+        places = (Path(named), aside_of(named), beside, aside_of(beside))
+        first = [p for p in places if p.exists()][:1]
     # Only names that the engine itself gives: other .pth files may be anything.
     others = [p for p in directory.glob("*.pth") if re.match(r"(epoch|iter)_\d+\.pth$", p.name)]
+    # One that was being replaced when a crash came.
+    for aside in directory.glob(".*.pth.replaced"):
+        name = aside.name.removeprefix(".").removesuffix(".replaced")
+        if re.match(r"(epoch|iter)_\d+\.pth$", name) and not (directory / name).exists():
+            others.append(aside)
     others.sort(key=lambda p: (p.stat().st_mtime_ns, _step(p.name)), reverse=True)
     return list(dict.fromkeys(str(p) for p in [*first, *others]))
 

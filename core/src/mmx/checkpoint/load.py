@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mmx.checkpoint import schemes
+from mmx.checkpoint.durable import located
 from mmx.checkpoint.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -196,7 +197,7 @@ def verify_checkpoint(filename: str | os.PathLike[str]) -> None:
         FileNotFoundError: There is no such file.
         CorruptCheckpointError: The file is truncated, or the CRC-32 of one of its records is wrong.
     """
-    path = os.fspath(filename)
+    path = located(filename)
     if path.endswith(".safetensors"):
         _read_safetensors(path, None)  # its header states the exact size of the data
         return
@@ -345,7 +346,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
     Raises:
         FileNotFoundError: There is no such file.
     """
-    path = os.path.expanduser(filename)
+    path = located(os.path.expanduser(filename))
     if "://" in path:
         return load_from_backend(path, map_location)
     if is_sharded(path):

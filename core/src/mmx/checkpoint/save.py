@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 
-from mmx.checkpoint.durable import atomic_writer
+from mmx.checkpoint.durable import atomic_writer, making_way
 from mmx.checkpoint.errors import CheckpointError
 from mmx.checkpoint.plain import to_plain
+from mmx.checkpoint.sharded_index import is_sharded
 
 _log = logging.getLogger("mmx")
 
@@ -71,7 +73,9 @@ def write_plain(
     path = Path(filename).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
+        # A file cannot be renamed over the folder of a sharded checkpoint.
+        way = making_way(path) if is_sharded(path) else contextlib.nullcontext()
+        with way, atomic_writer(path) as file:
             _serialise(checkpoint, filename, file)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as RuntimeError, with the OSError in its context.

@@ -42,7 +42,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
-from mmx.checkpoint.durable import fsync_directory
+from mmx.checkpoint.durable import fsync_directory, located, making_way
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 from mmx.checkpoint.load import MapLocation, torch_load
 from mmx.checkpoint.plain import to_plain
@@ -331,15 +331,9 @@ def _num_bytes(item: WriteItem) -> int:
 
 
 def _replace(folder: Path, target: Path) -> None:
-    old = None
-    if target.is_dir():
-        # A folder cannot be renamed over another one that has content.
-        old = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        os.rename(target, old)
-    os.rename(folder, target)
-    fsync_directory(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    # A folder cannot be renamed over a file, nor over another one that has content.
+    with making_way(target):
+        os.rename(folder, target)
 
 
 _groups: dict[Any, Any] = {}
@@ -386,7 +380,7 @@ def read_sharded(
     Raises:
         CorruptCheckpointError: A part is missing or damaged.
     """
-    folder = os.path.expanduser(os.fspath(path))
+    folder = located(os.path.expanduser(os.fspath(path)))
     index = read_index(folder)
     rest = torch_load(os.path.join(folder, REST), map_location)
     device = _device_of(map_location)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
-from mmx.checkpoint.durable import atomic_writer
+from mmx.checkpoint.durable import aside_of, atomic_writer, located, remove_tree
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 
 INDEX = "index.json"
@@ -20,8 +19,8 @@ _BLOCK = 1 << 22
 
 
 def is_sharded(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is the folder of a sharded checkpoint."""
-    return "://" not in os.fspath(path) and os.path.isfile(os.path.join(path, INDEX))
+    """Return whether a path is the folder of a sharded checkpoint, or was when a crash came."""
+    return "://" not in os.fspath(path) and os.path.isfile(os.path.join(located(path), INDEX))
 
 
 def write_index(folder: Path, tensors: dict[str, Any], files: dict[str, Any]) -> None:
@@ -73,7 +72,7 @@ def verify_sharded(folder: str | os.PathLike[str]) -> None:
     Raises:
         CorruptCheckpointError: A part is missing, truncated or damaged.
     """
-    path = os.path.expanduser(os.fspath(folder))
+    path = located(os.path.expanduser(os.fspath(folder)))
     for name, wanted in read_index(path)["files"].items():
         part = Path(path, name)
         if not part.is_file():
@@ -101,7 +100,9 @@ def file_checksum(path: Path) -> tuple[int, str]:
 
 def remove_checkpoint(path: str | os.PathLike[str]) -> None:
     """Remove a local checkpoint, a file or a folder, if it is there."""
+    # First what would take its place.
+    remove_tree(aside_of(path))
     if is_sharded(path):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     elif os.path.isfile(path):
         os.remove(path)

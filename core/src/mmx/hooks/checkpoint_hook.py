@@ -22,6 +22,7 @@ from mmx.checkpoint import (
     save_checkpoint,
     write_last_checkpoint,
 )
+from mmx.checkpoint.durable import aside_of, remove_tree
 from mmx.fileio import get_file_backend
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.hooks.metric_rule import GREATER_KEYS, IS_BETTER, LESS_KEYS, WORST, infer_rule
@@ -378,6 +379,9 @@ class CheckpointHook(Hook):
             Whether it is gone.
         """
         try:
+            if self._is_local(runner):
+                # What a crash has left aside would take its place.
+                remove_tree(aside_of(path))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
             elif self.file_backend.isdir(path):
