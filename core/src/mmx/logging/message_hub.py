@@ -25,49 +25,67 @@ _MAX_ROWS = 512
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
-class _Rows:
+class RowGroup:
     """Numbers that are logged together, a row per iteration, waiting for a reader.
 
     Args:
         buffers: Where each column goes.
     """
 
-    __slots__ = ("all_tensors", "buffers", "has_tensors", "lanes", "rivals", "rows")
+    __slots__ = ("all_tensors", "buffers", "has_tensors", "lanes", "open_for", "rivals", "values")
 
     def __init__(self, buffers: list[HistoryBuffer]) -> None:
         self.buffers = buffers
-        self.rows: list[Sequence[Any]] = []
+        # Row after row; the list is never replaced.
+        self.values: list[Any] = []
         # Whether any of the waiting values is a tensor still.
         self.has_tensors = False
         # Whether the latest row was one of tensors on the CPU: most likely the next one is, too.
         self.all_tensors = False
+        # The names of a dict of tensors on the CPU that `append` may be called with; else None.
+        self.open_for: tuple[str, ...] | None = None
         # Groups that share a buffer with this one; at most one of them has waiting rows, so that
         # the order within each buffer is the order of the calls.
-        self.rivals: list[_Rows] = []
+        self.rivals: list[RowGroup] = []
         # Its names that are logged through a lane as well: rows then do not wait, for the same
         # reason.
         self.lanes: list[str] = []
 
+    def close(self) -> None:
+        """Let rows come through the hub again, which looks at them."""
+        self.open_for = None
+
+    def append(self, log_dict: Mapping[str, Any]) -> bool:
+        """Append the values of a dict whose names are those of :attr:`open_for`.
+
+        Returns:
+            False, with nothing done, if they are not what the group is open for.
+        """
+        values = self.values
+        try:
+            values.extend(map(_READERS[0], log_dict.values()))
+        except (RuntimeError, TypeError):  # other values this time
+            del values[len(values) - len(values) % len(self.buffers) :]
+            self.close()
+            return False
+        return True
+
     def hand_over(self) -> None:
         """Move the rows into their buffers, reading all tensors in one go."""
-        rows = self.rows
-        if not rows:
+        if not self.values:
             return
-        if self.has_tensors:
-            width = len(self.buffers)
-            flat = [value for row in rows for value in row]
-            places = [i for i, v in enumerate(flat) if v.__class__ not in _FAST]
-            numbers = read_tensors([flat[i] for i in places])
-            for place, number in zip(places, numbers, strict=True):
-                flat[place] = number
-            columns: Iterable[Sequence[Any]] = [flat[c::width] for c in range(width)]
-            self.has_tensors = False
-        else:
-            columns = zip(*rows, strict=True)
+        waiting = self.values[:]
         # Cleared first: a buffer that is asked for its values flushes its source.
-        self.rows = []
-        for buffer, column in zip(self.buffers, columns, strict=True):
-            buffer._extend(column)
+        self.values.clear()
+        if self.has_tensors:
+            places = [i for i, v in enumerate(waiting) if v.__class__ not in _FAST]
+            numbers = read_tensors([waiting[i] for i in places])
+            for place, number in zip(places, numbers, strict=True):
+                waiting[place] = number
+            self.has_tensors = False
+        width = len(self.buffers)
+        for column, buffer in enumerate(self.buffers):
+            buffer._extend(waiting[column::width])
 
 
 class MessageHub(ManagerMixin):
@@ -127,9 +145,9 @@ class MessageHub(ManagerMixin):
                     f"`runtime_info`, but got {key}"
                 )
         # One group per set of names that are logged together.
-        self._groups: dict[Any, _Rows] = {}
+        self._groups: dict[Any, RowGroup] = {}
         # Which groups a buffer is a column of.
-        self._groups_of: dict[str, list[_Rows]] = {}
+        self._groups_of: dict[str, list[RowGroup]] = {}
         # The short way into buffers that belong to no group and are saved in checkpoints.
         self._direct: dict[str, Callable[[float], None]] = {}
         # Floats that wait for their buffers, see `lane`. The lists are never replaced.
@@ -221,6 +239,7 @@ class MessageHub(ManagerMixin):
                 values: Sequence[Any] = list(map(_READERS[0], log_dict.values()))
             except (RuntimeError, TypeError):  # not so this time
                 group.all_tensors = False
+                group.close()
             else:
                 self._append_row(group, values)
                 return
@@ -253,18 +272,19 @@ class MessageHub(ManagerMixin):
         if group is None:
             group = self._group(names, [f"{prefix}{key}" for key in log_dict], resumed)
         group.all_tensors = all_tensors
+        is_open = all_tensors and resumed and not group.rivals and not group.lanes
+        group.open_for = tuple(log_dict) if is_open else None
         if has_tensors:
             group.has_tensors = True
         self._append_row(group, values)
 
-    def _append_row(self, group: _Rows, values: Sequence[Any]) -> None:
+    def _append_row(self, group: RowGroup, values: Sequence[Any]) -> None:
         for rival in group.rivals:
             rival.hand_over()
-        rows = group.rows
         for key in group.lanes:
             self._clear_lane(key)
-        rows.append(values)
-        if len(rows) >= _MAX_ROWS or group.lanes:
+        group.values.extend(values)
+        if len(group.values) >= _MAX_ROWS * len(values) or group.lanes:
             self.flush()
 
     def row_lane(self, prefix: str) -> Callable[[Mapping[str, Any]], None]:
@@ -272,32 +292,26 @@ class MessageHub(ManagerMixin):
 
         It is quick for as long as the names stay the same and the values tensors on the CPU.
         """
-        names: Any = None
-        group: Any = None
+        group: RowGroup | None = None
 
         def log(log_dict: Mapping[str, Any]) -> None:
-            nonlocal names, group
-            if (
-                group is not None
-                and group.all_tensors
-                and (prefix, True, *log_dict) == names
-                and not group.rivals
-                and not group.lanes
-            ):
-                rows = group.rows
-                try:
-                    rows.append(list(map(_READERS[0], log_dict.values())))
-                except (RuntimeError, TypeError):  # other values this time
-                    pass
-                else:
-                    if len(rows) >= _MAX_ROWS:
-                        self.flush()
-                    return
+            nonlocal group
+            if group is not None and tuple(log_dict) == group.open_for and group.append(log_dict):
+                if len(group.values) >= _MAX_ROWS * len(log_dict):
+                    self.flush()
+                return
             self.update_row(prefix, log_dict)
-            names = (prefix, True, *log_dict)
-            group = self._groups.get(names)
+            group = self.row_group(prefix, log_dict)
 
         return log
+
+    def row_group(self, prefix: str, names: Iterable[str]) -> RowGroup | None:
+        """Return what :meth:`update_row` collects the rows of these names in, if it does so.
+
+        For a caller that appends to it on its own while it is open for that, and that calls
+        :meth:`flush` now and then.
+        """
+        return self._groups.get((prefix, True, *names))
 
     def lane(self, key: str) -> Callable[[float], None]:
         """Return a function that appends a float to the history of ``key`` at the least cost.
@@ -318,6 +332,7 @@ class MessageHub(ManagerMixin):
             self._lanes[key] = []
             for rows in self._groups_of[key]:
                 rows.hand_over()
+                rows.close()
                 rows.lanes.append(key)
         return self._lanes[key].append
 
@@ -357,13 +372,14 @@ class MessageHub(ManagerMixin):
         if len(self._groups) >= 256:  # names that change all the time
             self.flush()
             self._forget_groups()
-        group = _Rows([self._buffer(key, resumed) for key in keys])
+        group = RowGroup([self._buffer(key, resumed) for key in keys])
         self._groups[names] = group
         for key in keys:
             for rival in self._groups_of[key]:
                 if rival not in group.rivals:
                     group.rivals.append(rival)
                     rival.rivals.append(group)
+                    rival.close()
             self._groups_of[key].append(group)
             self._direct.pop(key, None)
             if key in self._lanes:
@@ -372,7 +388,7 @@ class MessageHub(ManagerMixin):
 
     def _forget_groups(self) -> None:
         for group in self._groups.values():
-            group.all_tensors = False  # nobody goes on appending to it
+            group.close()  # nobody goes on appending to it
         self._groups.clear()
         self._groups_of = {key: [] for key in self._log_scalars}
         self._direct.clear()
@@ -393,7 +409,7 @@ class MessageHub(ManagerMixin):
     def flush(self) -> None:
         """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them."""
         for group in self._groups.values():
-            if group.rows:
+            if group.values:
                 group.hand_over()
         for key, values in self._lanes.items():
             if values:
