@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import click
@@ -91,8 +92,8 @@ def command(
     The model is built without memory for its weights: nothing is trained or sent.
     """
     from mmx.analysis.plan import Links, plan_config
+    from mmx.logging import MMLogger
 
-    cfg = load_config(config, cfg_options)
     links = Links(
         link=link * 1e9,
         local_link=local_link * 1e9,
@@ -101,7 +102,13 @@ def command(
         flops=tflops * 1e12,
         host_link=host_link * 1e9,
     )
+    # Those who build models and optimizers tell of it as if training began.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    logging.disable(logging.WARNING)
     try:
+        cfg = load_config(config, cfg_options)
         plan = plan_config(
             cfg,
             ranks,
@@ -115,6 +122,9 @@ def command(
     except (ValueError, TypeError, LookupError, ImportError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise click.ClickException(f"{config} cannot be planned: {text}") from error
+    finally:
+        logger.setLevel(level)
+        logging.disable(logging.NOTSET)
     click.echo(json.dumps(plan.as_dict(), indent=2) if as_json else "\n".join(lines_of(plan)))
 
 
@@ -202,8 +212,10 @@ def _time(plan: Any) -> list[str]:
         "Scaling         computing     samples/s",
     ]
     for point in plan.scaling:
+        reached = f"{point.samples_per_s:,.{0 if point.samples_per_s >= 100 else 1}f}"
         lines.append(
-            f"  {point.ranks:>7} ranks  {point.efficiency:>8.0%}  {point.samples_per_s:>12,.0f}"
+            f"  {point.ranks:>7,} {'rank ' if point.ranks == 1 else 'ranks'}  "
+            f"{point.efficiency:>8.0%}  {reached:>12}{'  does not fit' * (point.fits is False)}"
         )
     if plan.stops_at is not None:
         lines.append(f"  it stops scaling at {_times(plan.stops_at, 'rank')}")

@@ -89,7 +89,7 @@ def memory_of(
     fixed = sum(local_of(b).nbytes for b in model.buffers())
     if groups is not None:
         sharding = sharding or ShardOptions()
-        extra = _gathered(groups, sharding) if ranks > 1 else 0
+        extra = _gathered(groups, sharding) if ranks > 1 or sharding.offload else 0
         if sharding.offload:
             return (
                 Memory(fixed, 0, 0, extra, activations),

@@ -51,11 +51,13 @@ class Point:
         ranks: Number of processes.
         efficiency: Part of the time of a step that computes, if nothing hides.
         samples_per_s: On all ranks together.
+        fits: Whether a device's memory is enough; None if that is not known.
     """
 
     ranks: int
     efficiency: float
     samples_per_s: float
+    fits: bool | None = None
 
 
 @dataclass
@@ -357,7 +359,9 @@ class _Planner:
             sending = sum(self._send_s(self._traffic(ranks), ranks))
             step = compute_s + sending + self._transfer_s(self._transfers(ranks))
             reached = ranks // layout.tensor_ranks * samples / step
-            plan.scaling.append(Point(ranks, compute_s / step, reached))
+            limit = plan.memory_limit
+            fits = None if limit is None else self._memory(ranks)[0].total <= limit
+            plan.scaling.append(Point(ranks, compute_s / step, reached, fits))
         low = [point.ranks for point in plan.scaling if point.efficiency < min_efficiency]
         plan.stops_at = low[0] if low else None
         if not layout.any_ranks:
