@@ -101,28 +101,39 @@ def memory_of(
 
 
 def _gathered(groups: list[list[nn.Parameter]], options: ShardOptions) -> int:
-    """Return the bytes of weights and gradients that are whole at once."""
+    """Return the bytes of weights and gradients that are whole at once, at most.
 
-    def whole(group: list[nn.Parameter], trained: bool = False) -> int:
+    That is in the backward pass: the weights of one part, those of the next that are gathered
+    meanwhile, gradients, and what is sent of them for this part and the one before. What is left
+    over of the model is whole all the time.
+    """
+
+    def size(group: list[nn.Parameter], itemsize: int | None, trained: bool = True) -> int:
         return sum(
-            local_of(p).numel() * (options.gathered_itemsize or p.element_size())
+            local_of(p).numel() * (itemsize or p.element_size())
             for p in group
             if p.requires_grad or not trained
         )
 
-    gradients = [whole(group, trained=True) for group in groups]
-    if options.keep_gradients and options.reduced_itemsize is not None:
-        # Sums are kept in the type that they are reduced in.
-        gradients = [
-            sum(local_of(p).numel() for p in g if p.requires_grad) * options.reduced_itemsize
-            for g in groups
-        ]
+    gathered = options.gathered_itemsize
+    reduced = options.reduced_itemsize or gathered
+    *parts, rest = groups
+    weights = max((size(g, gathered, trained=False) for g in parts), default=0)
+    gradients = max((size(g, gathered) for g in parts), default=0)
+    sent = max((size(g, reduced) for g in parts), default=0)
+    rest_weights = size(rest, gathered, trained=False)
     if options.reshard_after_forward:
-        weights = [whole(group) for group in groups]
-        if not options.keep_gradients:
-            return max(map(sum, zip(weights, gradients, strict=True)))
-        return max(weights) + sum(gradients)
-    return sum(map(whole, groups)) + (sum(gradients) if options.keep_gradients else max(gradients))
+        whole = rest_weights + weights + max(weights, sent)
+    else:
+        whole = sum(size(g, gathered, trained=False) for g in groups) + sent
+    if options.keep_gradients:
+        # Sums are kept in the type that they are reduced in.
+        whole += sum(size(g, reduced) for g in groups)
+        whole += gradients if reduced != gathered else 0
+    else:
+        whole += size(rest, gathered) + gradients
+    last = size(rest, gathered) + size(rest, reduced)
+    return max(whole + sent, last)
 
 
 def _buckets(model: nn.Module, gradients: int, options: DDPOptions) -> int:

@@ -129,7 +129,10 @@ def shard_bytes(shape: Sequence[int], itemsize: int, ranks: int) -> int:
 def shard_groups(
     model: nn.Module, chosen: Callable[[str, nn.Module], bool]
 ) -> list[list[nn.Parameter]]:
-    """Return the parameters that are gathered together: each chosen module's, then what is left."""
+    """Return the parameters that are gathered together: each chosen module's, then what is left.
+
+    What is left, which may be nothing, is gathered throughout both passes.
+    """
     groups: list[list[nn.Parameter]] = []
     taken: set[int] = set()
     for name, module in reversed(list(model.named_modules())):
@@ -137,7 +140,7 @@ def shard_groups(
             continue
         own = [p for p in module.parameters() if id(p) not in taken]
         taken.update(id(p) for p in own)
-        if own:
+        if own or module is model:
             groups.append(own)
     return groups
 
@@ -304,6 +307,7 @@ def fsdp_traffic(
             for p in group
         )
 
+    groups = [group for group in groups if group]
     gathers = (2 if reshard_after_forward else 1) * accumulation
     trained = [[p for p in g if p.requires_grad] for g in groups]
     trained = [g for g in trained if g]
