@@ -254,7 +254,8 @@ class CheckpointHook(Hook):
     ) -> None:
         """Save if the iteration is due."""
         if self._saver is not None:
-            # No exchange between ranks in each iteration: they hear of it when the next is saved.
+            # A rank that raises leaves a note and cuts its connections: the others end in their next
+            # collective. Each loop has one within a fraction of a second, to agree on stopping.
             self._settle(runner, self._saver.check)
         if self.by_epoch:
             return
