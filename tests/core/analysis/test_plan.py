@@ -223,7 +223,7 @@ def measure_all(names):
     return found
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_memory_and_traffic_are_what_ranks_really_hold_and_send(ranks):
     names = [n for n in CONFIGS if ranks > 1 or "ddp" in n or n == "single"]
     everyone = run_distributed(measure_all, ranks, names)
@@ -389,6 +389,34 @@ def test_the_table_holds_the_ranks_asked_for_and_what_its_sets_of_ranks_allow():
     assert alone.efficiency == 1
     found = plan_config(split(3), 6, input_shapes=["10"], batch_size=4)
     assert [p.ranks for p in found.scaling][:3] == [3, 6, 12]
+
+
+def test_synchronised_batch_statistics_are_sent_in_each_iteration():
+    config = dict(model=dict(type="PlannedNet"), optim_wrapper=dict(ADAM, accumulative_counts=2))
+    assert "statistics" not in plan_config(config, 4).traffic
+    sent = plan_config({**config, "sync_bn": "torch"}, 4).traffic["statistics"]
+    # Mean, variance and count of each rank there, two sums of gradients back; twelve channels.
+    assert sent.collectives == {
+        "all_gather": (2, 2 * 4 * (2 * 12 + 1) * 4),
+        "all_reduce": (2, 2 * 2 * 12 * 4),
+    }
+    found = plan_config({**config, "sync_bn": "torch"}, 4, input_shapes=["10"], batch_size=4)
+    assert found.memory.activations > 0
+
+
+def test_what_a_plan_leaves_out_is_told():
+    config = dict(model=dict(type="PlannedOwnStep"), custom_hooks=[dict(type="EMAHook")])
+    plan = plan_config({**config, "compile": True}, 2)
+    text = " ".join(plan.notes)
+    assert "PlannedOwnStep has a train_step of its own" in text
+    assert f"the averaged weights of EMAHook take {plan.memory.weights:,} B more" in text
+    assert "what compiling saves is not taken into account" in text
+
+
+@MODELS.register_module(force=True)
+class PlannedOwnStep(PlannedNet):
+    def train_step(self, data, optim_wrapper):
+        return {}
 
 
 def test_accumulation_sends_once_for_many_samples():

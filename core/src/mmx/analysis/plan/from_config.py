@@ -20,6 +20,7 @@ from mmx.analysis.plan.layout import layout_of
 from mmx.analysis.plan.planning import Plan, make_plan
 from mmx.analysis.plan.pretend import pretended_ranks
 from mmx.analysis.plan.traffic import Links
+from mmx.model import BaseModel
 from mmx.registry import HOOKS, DefaultScope
 from mmx.strategy.building import model_from
 
@@ -134,7 +135,13 @@ def _notes(config: Mapping[str, Any], model: nn.Module) -> list[str]:
         cls: Any = HOOKS.get(kind) if isinstance(kind, str) else kind
         if "EMAHook" in {base.__name__ for base in getattr(cls, "__mro__", ())}:
             held = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-            notes.append(f"the averaged weights of EMAHook take {held / 1e6:.3g} MB more")
+            notes.append(f"the averaged weights of EMAHook take {held:,} B more")
+    own = getattr(type(model), "train_step", BaseModel.train_step)
+    if own is not BaseModel.train_step:
+        notes.append(
+            f"{type(model).__name__} has a train_step of its own; its forward pass is planned, once "
+            "an iteration"
+        )
     if config.get("compile"):
         notes.append("what compiling saves is not taken into account")
     return notes

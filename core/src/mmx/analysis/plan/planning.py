@@ -78,7 +78,8 @@ class Plan:
         fits: Whether :attr:`memory` is within it; None if that is not known.
         least_ranks: Fewest ranks with which it is; None if none of those tried.
         traffic: What a rank sends in a step: ``data``, between ranks with different samples;
-            ``tensor``, between those that share layers; ``optimizer``, to clip and to step.
+            ``statistics``, of synchronised batch normalisation; ``tensor``, between those that
+            share layers; ``optimizer``, to clip and to step.
         transfers: Bytes ``to_device`` and ``to_host`` in a step, if weights wait on the host.
         forward_flops: Operations of the forward passes of a step on one rank; None if unknown.
         flops: Those of forward and backward passes.
@@ -276,6 +277,9 @@ class _Planner:
         found = {}
         if layout.strategy != "single" and data > 1:
             found["data"] = self._between_data_ranks(data)
+            statistics = sync_bn_traffic(self.model, data, layout.sync_bn)
+            if layout.strategy == "ddp" and statistics.messages:
+                found["statistics"] = statistics.times(layout.accumulation)
         if layout.tensor_ranks > 1 and self.trial.passes is not None:
             sent = of_collectives(self.trial.passes.collectives, layout.tensor_ranks)
             found["tensor"] = sent.times(layout.accumulation)
@@ -302,10 +306,8 @@ class _Planner:
                 accumulation=layout.accumulation,
             )
         order = self.trial.passes.order if self.trial.passes is not None else None
-        return (
-            ddp_traffic(self.model, data, layout.ddp, order)
-            .and_also(buffer_traffic(self.model, data, layout.ddp))
-            .and_also(sync_bn_traffic(self.model, data, layout.sync_bn).times(layout.accumulation))
+        return ddp_traffic(self.model, data, layout.ddp, order).and_also(
+            buffer_traffic(self.model, data, layout.ddp)
         )
 
     def _transfers(self, ranks: int) -> dict[str, int] | None:
@@ -326,8 +328,9 @@ class _Planner:
         waiting = 0.0
         if "tensor" in traffic:
             waiting += traffic["tensor"].seconds(self.links, self.layout.tensor_ranks)
-        if "optimizer" in traffic:
-            waiting += traffic["optimizer"].seconds(self.links, ranks)
+        for axis in ("statistics", "optimizer"):
+            if axis in traffic:
+                waiting += traffic[axis].seconds(self.links, ranks)
         hiding = traffic["data"].seconds(self.links, ranks) if "data" in traffic else 0.0
         return hiding, waiting
 
