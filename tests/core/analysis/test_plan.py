@@ -445,6 +445,18 @@ def test_kept_activations_and_operations_are_counted_without_computing():
     assert half.memory.activations == 32 * (8 + 16) * 2 + 16 * 4 * 2
 
 
+def test_operations_of_attention_and_of_recurrent_layers_are_counted():
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0).to("meta")
+    plan = planned(layer, batch=rows(10, 64), batch_size=8)
+    # Four projections and two of the network; each query with each key, then with each value.
+    products = 2 * 8 * 10 * (4 * 64 * 64 + 2 * 64 * 128)
+    assert plan.forward_flops == products + 2 * 2 * 8 * 10 * 10 * 64
+    layer = nn.LSTM(32, 64, batch_first=True).to("meta")
+    plan = planned(layer, batch=rows(10, 32), batch_size=8)
+    assert plan.forward_flops == 2 * 8 * 10 * 4 * (32 * 64 + 64 * 64)
+    assert plan.flops == 3 * plan.forward_flops
+
+
 def test_recomputing_keeps_inputs_only_and_computes_more():
     block = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8))
     model = nn.Sequential(nn.Linear(8, 8), block).to("meta")

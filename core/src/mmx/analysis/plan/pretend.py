@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +11,39 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import (
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 Collectives = dict[str, tuple[int, int]]
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _attention_backward_flops(
+    gradient: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> int:
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+
+
+def _recurrent_flops(inputs: Any, from_input: Any, from_state: Any, *args: Any, **kw: Any) -> int:
+    # Each sample of each time step is multiplied with both matrices.
+    return int(2 * math.prod(inputs.shape[:-1]) * (from_input.numel() + from_state.numel()))
+
+
+# Operations of the CPU that torch's own table has not.
+_ATEN = torch.ops.aten
+_FLOPS: dict[Any, Any] = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    _ATEN.mkldnn_rnn_layer: _recurrent_flops,
+    _ATEN.mkldnn_rnn_layer_backward: lambda *args, **kw: 2 * _recurrent_flops(*args, **kw),
+}
 
 _KINDS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
 _WAITS = ("wait", "_wrap", "barrier")
@@ -69,8 +100,8 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **given)
         if func.namespace in ("c10d", "_c10d_functional", "_dtensor"):
             self._count(func._opname, args, out)
-        elif func._overloadpacket in flop_registry:
-            counted = flop_registry[func._overloadpacket](*args, **given, out_val=out)
+        elif func._overloadpacket in _FLOPS:
+            counted = _FLOPS[func._overloadpacket](*args, **given, out_val=out)
             self.flops += int(counted)
         return out
 
