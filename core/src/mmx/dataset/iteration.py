@@ -26,7 +26,7 @@ from torch.utils.data.dataloader import (
     _SingleProcessDataLoaderIter,
 )
 
-from mmx.dist import get_rank
+from mmx.dist import data_share, get_rank, get_world_size
 
 STATE_VERSION = 1
 
@@ -411,7 +411,7 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 def _begin_in_workers(
     loader: DataLoader[Any], epoch: int, skip: int, seed: int | None
 ) -> Iterator[Any]:
-    rank = get_rank()
+    rank, _ = data_share(get_rank(), get_world_size())
     batches: Any = loader._iterator if loader.persistent_workers else None
     if isinstance(batches, _Workers) and not batches._shutdown:
         batches.plan.aim(skip, epoch, seed, rank)

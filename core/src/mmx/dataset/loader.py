@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmx.dataset.utils import worker_init_fn as default_worker_init_fn
-from mmx.dist import get_rank, get_world_size
+from mmx.dist import data_share, get_rank, get_world_size
 from mmx.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
@@ -78,6 +78,8 @@ def build_dataloader(
     if hasattr(dataset, "full_init"):
         dataset.full_init()
     iterable = isinstance(dataset, IterableDataset)
+    # Ranks that hold one copy of the model together get the same samples, changed in the same way.
+    share, shares = data_share(get_rank(), get_world_size())
 
     num_batch_per_epoch = cfg.pop("num_batch_per_epoch", None)
     if num_batch_per_epoch is not None:
@@ -86,7 +88,7 @@ def build_dataloader(
                 "dataloader.num_batch_per_epoch cuts data sets with a length, but "
                 f"{type(dataset).__name__} is iterable: end its iteration earlier instead"
             )
-        dataset = SlicedDataset(dataset, num_batch_per_epoch * _batch_size(cfg) * get_world_size())
+        dataset = SlicedDataset(dataset, num_batch_per_epoch * _batch_size(cfg) * shares)
 
     if "sampler" not in cfg and not iterable and not _is_built(cfg.get("batch_sampler")):
         hint = "shuffle=True" if cfg.get("shuffle") else "shuffle=False"
@@ -119,7 +121,7 @@ def build_dataloader(
         init_fn = partial(
             default_worker_init_fn,
             num_workers=cfg.get("num_workers", 0),
-            rank=get_rank(),
+            rank=share,
             seed=seed,
             disable_subprocess_warning=disable_warning,
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmx.dist.utils import get_backend as get_backend
     from mmx.dist.utils import get_comm_device as get_comm_device
     from mmx.dist.utils import get_data_device as get_data_device
+    from mmx.dist.utils import get_data_group as get_data_group
     from mmx.dist.utils import get_default_group as get_default_group
     from mmx.dist.utils import get_dist_info as get_dist_info
     from mmx.dist.utils import get_local_group as get_local_group
@@ -74,6 +75,7 @@ else:
                 "get_backend",
                 "get_comm_device",
                 "get_data_device",
+                "get_data_group",
                 "get_default_group",
                 "data_share",
                 "get_dist_info",

@@ -442,6 +442,30 @@ def data_share(rank: int, world_size: int) -> tuple[int, int]:
     return rank // size, world_size // size
 
 
+# (the default group, size of a copy of the model, the group); made on first use, by all together.
+_DATA_GROUP: tuple[ProcessGroup, int, ProcessGroup] | None = None
+
+
+def get_data_group() -> ProcessGroup | None:
+    """Return the group of the ranks that hold the same part of the model as this one.
+
+    Each of them has another share of the data, and together they have all of it once: sums over
+    samples are taken over this group. It is the default group unless layers are split over ranks.
+    Every rank must make the first call, which makes the groups; None without distribution.
+    """
+    global _DATA_GROUP
+    default, size = get_default_group(), get_model_parallel_size()
+    if default is None or size == 1:
+        return default
+    if _DATA_GROUP is None or _DATA_GROUP[0] is not default or _DATA_GROUP[1] != size:
+        own, _ = torch_dist.new_subgroups_by_enumeration(
+            [list(range(first, get_world_size(), size)) for first in range(size)]
+        )
+        assert own is not None
+        _DATA_GROUP = (default, size, own)
+    return _DATA_GROUP[2]
+
+
 def is_main_process(group: ProcessGroup | None = None) -> bool:
     """Tell whether we are process 0."""
     return get_rank(group) == 0

@@ -9,7 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmx.dist import all_gather_object, all_reduce, data_share, get_dist_info
+from mmx.dist import (
+    all_gather_object,
+    all_reduce,
+    data_share,
+    get_data_group,
+    get_dist_info,
+)
 from mmx.evaluator.metric import BaseMetric
 
 Reduction = str | int
@@ -180,7 +186,8 @@ class ReducedMetric(BaseMetric):
                 shape, dtype = known[name]
                 state = _identity(shape, dtype, reduction).to(device)
             state = state.clone()
-            all_reduce(state, op=reduction if isinstance(reduction, str) else "sum")
+            op = reduction if isinstance(reduction, str) else "sum"
+            all_reduce(state, op=op, group=get_data_group())
             reduced[name] = state.cpu()
         if not reduced:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmx.dist import all_gather_object
+from mmx.dist import all_gather_object, get_data_group, get_model_parallel_size
 from mmx.evaluator.metric import BaseMetric, MetricError
 from mmx.evaluator.reduced import HeldBack
 from mmx.registry import METRICS
@@ -108,6 +108,7 @@ class TorchMetric(BaseMetric):
                     last = len(held.batch[0])
                     keep = last - held.excess(size, last, self.name)
                     self._update(tuple(argument[:keep] for argument in held.batch))
+            self._count_samples_once()
             with _raised_on_all_ranks(self.name):
                 values = self._named(self.metric.compute())
         finally:
@@ -115,6 +116,15 @@ class TorchMetric(BaseMetric):
         if self.prefix:
             values = {f"{self.prefix}/{key}": value for key, value in values.items()}
         return values
+
+    def _count_samples_once(self) -> None:
+        """Compute over one of the ranks that hold a copy of the model together, as all see its samples."""
+        if get_model_parallel_size() == 1:
+            return
+        group = get_data_group()
+        for part in self.metric.modules():
+            if getattr(part, "process_group", group) is None:
+                part.process_group = group
 
     def _named(self, computed: Any) -> dict[str, Any]:
         if isinstance(computed, Mapping):

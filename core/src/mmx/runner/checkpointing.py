@@ -15,7 +15,7 @@ from mmx import checkpoint as checkpoint_io
 from mmx.checkpoint import unwrap
 from mmx.checkpoint.errors import MissingStateError
 from mmx.dataset import dataloader_state, load_dataloader_state
-from mmx.dist import get_model_parallel_size, get_world_size, is_main_process
+from mmx.dist import get_model_parallel_size, get_rank, get_world_size, is_main_process
 from mmx.fileio import join_path
 from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
@@ -146,6 +146,7 @@ def _engine_state(runner: Runner) -> dict[str, Any]:
     engine: dict[str, Any] = {
         "version": ENGINE_VERSION,
         "world_size": get_world_size(),
+        "model_parallel_size": get_model_parallel_size(),
         "random": gather_per_rank(stream),
         "hooks": {name: hook.state_dict() for name, hook in _stateful(runner.hooks)},
     }
@@ -325,7 +326,7 @@ def resume(
     if resume_param_scheduler:
         _resume_schedulers(runner, checkpoint)
     _resume_position(runner, meta, engine)
-    _resume_gradients(runner, own_share(engine.get("gradients")))
+    _resume_gradients(runner, engine)
 
 
 def _owned(value: Any) -> Any:
@@ -435,17 +436,18 @@ def _resume_position(runner: Runner, meta: dict[str, Any], engine: dict[str, Any
     _resume_sampler(runner, loop.dataloader, engine.get("sampler_seed"))
     _set_data_position(loop, saved["data_pass"], _batches_now(runner, loop, saved))
     runner._state.validation_due = saved["validation_due"]
-    loader_state = own_share(engine.get("dataloader"))
+    size = engine.get("model_parallel_size", 1)
+    loader_state = own_share(engine.get("dataloader"), size)
     if loader_state is not None:
         load_dataloader_state(loop.dataloader, loader_state)
-    random = own_share(engine.get("random"))
+    random = own_share(engine.get("random"), size)
     if random is None:
         runner.logger.warning(
             f"the checkpoint was saved by {engine.get('world_size')} processes, this run has "
             f"{get_world_size()}: random numbers other than the order of samples begin anew"
         )
     loop._resume_stream = random
-    loop._resume_pass_stream = own_share(engine.get("pass_random"))
+    loop._resume_pass_stream = own_share(engine.get("pass_random"), size)
 
 
 def _set_data_position(loop: _TrainLoop, data_pass: int, batches: int) -> None:
@@ -498,9 +500,11 @@ def _resume_sampler(runner: Runner, dataloader: Any, seed: int | None) -> None:
         )
 
 
-def _resume_gradients(runner: Runner, gradients: dict[str, torch.Tensor] | None) -> None:
-    if not gradients:
+def _resume_gradients(runner: Runner, engine: dict[str, Any]) -> None:
+    saved, layout = engine.get("gradients"), (get_world_size(), get_model_parallel_size())
+    if not saved or (len(saved), engine.get("model_parallel_size", 1)) != layout:
         return
+    gradients = saved[get_rank()]
     for name, parameter in unwrap(runner.model).named_parameters():
         if name not in gradients:
             continue

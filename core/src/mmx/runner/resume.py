@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmx.dist import all_gather_object, get_rank, get_world_size
+from mmx.dist import (
+    all_gather_object,
+    data_share,
+    get_model_parallel_size,
+    get_rank,
+    get_world_size,
+)
 
 RandomState = dict[str, Any]
 
@@ -63,6 +69,11 @@ def restore_random_state(state: RandomState) -> None:
 def _restore_accelerator(module: Any, states: list[torch.Tensor]) -> None:
     if not hasattr(module, "device_count") or module.__name__.endswith("mps"):
         module.set_rng_state(states[0].cpu())
+        return
+    own = [state for state in states if state.numel()]
+    if len(own) == 1:
+        # That of the device of the process that saved it, whose number may be another.
+        module.set_rng_state(own[0].cpu())
         return
     for index, device_state in enumerate(states[: module.device_count()]):
         if device_state.numel():
@@ -124,9 +135,22 @@ def gather_per_rank(value: Any) -> list[Any]:
     return list(all_gather_object(value))
 
 
-def own_share(values: list[Any] | None) -> Any:
-    """Return this rank's entry of a list that :func:`gather_per_rank` made, None if it has none."""
-    rank = get_rank()
-    if not values or rank >= len(values) or len(values) != get_world_size():
-        return None
-    return values[rank]
+def own_share(values: list[Any] | None, model_parallel_size: int = 1) -> Any:
+    """Return this rank's entry of a list that :func:`gather_per_rank` made.
+
+    If ranks hold copies of the model in another way now, it is the entry of the first rank that had
+    this rank's share of the data: those that hold one copy together must draw the same numbers.
+
+    Args:
+        values: The list; None if there is none.
+        model_parallel_size: How many ranks held one copy together when it was gathered.
+
+    Returns:
+        The entry, None if there were more or fewer shares then.
+    """
+    values = values or []
+    if (len(values), model_parallel_size) == (get_world_size(), get_model_parallel_size()):
+        return values[get_rank()]
+    share, shares = data_share(get_rank(), get_world_size())
+    first = values[::model_parallel_size]
+    return first[share] if len(first) == shares else None

@@ -14,7 +14,7 @@ from mmx._engine_name import engine_name
 from mmx.checkpoint import find_latest_checkpoint, unwrap
 from mmx.config import Config
 from mmx.device import get_device
-from mmx.dist import get_rank, get_world_size, master_only, share_failure
+from mmx.dist import data_share, get_rank, get_world_size, master_only, share_failure
 from mmx.evaluator import BaseMetric, Evaluator
 from mmx.hooks.hook import Hook
 from mmx.hooks.priority import Priority, get_priority
@@ -680,9 +680,8 @@ class Runner(HookCaller):
             if isinstance(loader, Mapping) and "batch_size" in loader
             else self.train_dataloader.batch_size
         )
-        building.scale_learning_rate(
-            optim_wrapper, auto_scale_lr["base_batch_size"], size, self._world_size
-        )
+        _, shares = data_share(self._rank, self._world_size)
+        building.scale_learning_rate(optim_wrapper, auto_scale_lr["base_batch_size"], size, shares)
 
     def build_evaluator(
         self, evaluator: dict[str, Any] | list[Any] | BaseMetric | Evaluator

@@ -15,6 +15,9 @@ from torch import nn
 from mmx import checkpoint as checkpoint_io
 from mmx.device import get_device
 from mmx.dist import (
+    data_share,
+    get_dist_info,
+    get_model_parallel_size,
     get_rank,
     get_world_size,
     is_distributed,
@@ -86,7 +89,7 @@ class BaseStrategy(metaclass=ABCMeta):
         self.param_schedulers: Any = None
         self._setup_env(**self._env_kwargs)
         # An earlier run in these processes may have split its model over ranks.
-        set_model_parallel_size(1)
+        self._hold_copies_together(1)
         if experiment_name is not None:
             self._experiment_name = f"{experiment_name}_{self._timestamp}"
         else:
@@ -133,6 +136,17 @@ class BaseStrategy(metaclass=ABCMeta):
         self._seed = set_random_seed(
             seed, deterministic=deterministic, diff_rank_seed=diff_rank_seed
         )
+
+    def _hold_copies_together(self, size: int) -> None:
+        """Tell the engine that each ``size`` neighbouring ranks hold one copy of the model.
+
+        They must draw the same random numbers. Processes are seeded before a strategy is made, so
+        those whose seed contains the rank get theirs again.
+        """
+        before = get_model_parallel_size()
+        set_model_parallel_size(size)
+        if size != before and self._seed is not None and self._randomness.get("diff_rank_seed"):
+            set_random_seed(self._seed, diff_rank_seed=True)
 
     def collect_env(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the machine is made of, and how this run uses it."""
@@ -301,9 +315,8 @@ class BaseStrategy(metaclass=ABCMeta):
                 "auto_scale_lr needs the batch size of one rank: pass "
                 "dispatch_kwargs=dict(train_micro_batch_size_per_gpu=...) to prepare()"
             )
-        building.scale_learning_rate(
-            self.optim_wrapper, scale["base_batch_size"], size, get_world_size()
-        )
+        _, shares = data_share(*get_dist_info())
+        building.scale_learning_rate(self.optim_wrapper, scale["base_batch_size"], size, shares)
 
     def _prepared_components(self) -> Any:
         parts = [self.model]

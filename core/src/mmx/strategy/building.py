@@ -214,7 +214,7 @@ def scale_learning_rate(
         optim_wrapper: Whose groups are scaled, in place.
         base_batch_size: Samples per step, over all ranks, that the rates were chosen for.
         batch_size: Samples per step on one rank.
-        world_size: Ranks.
+        world_size: Ranks; those that hold one copy of the model together count as one.
     """
     real = world_size * batch_size
     ratio = real / base_batch_size

@@ -13,7 +13,8 @@ import torch
 
 from mmx.dist import (
     broadcast_object_list,
-    get_rank,
+    data_share,
+    get_dist_info,
     get_world_size,
     init_dist,
     is_distributed,
@@ -35,8 +36,9 @@ def set_random_seed(
             then).
         deterministic: Use deterministic algorithms only: cuDNN's, and
             ``torch.use_deterministic_algorithms(True)``.
-        diff_rank_seed: Add the rank to the seed, so that ranks draw different numbers. The number
-            returned does not contain the rank.
+        diff_rank_seed: Add the rank to the seed, so that ranks draw different numbers; ranks that
+            hold one copy of the model together count as one. The number returned does not contain
+            the rank.
 
     Raises:
         TypeError: ``seed`` is no integer.
@@ -48,7 +50,7 @@ def set_random_seed(
         raise TypeError(f"seed should be an int or None, but got {seed!r}")
     if not 0 <= seed < 2**32:
         raise ValueError(f"Seed must be between 0 and 2**32 - 1, but got {seed}")
-    own = (int(seed) + get_rank()) % 2**32 if diff_rank_seed else int(seed)
+    own = (int(seed) + data_share(*get_dist_info())[0]) % 2**32 if diff_rank_seed else int(seed)
     random.seed(own)
     np.random.seed(own)
     torch.manual_seed(own)

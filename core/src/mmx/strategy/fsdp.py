@@ -109,7 +109,7 @@ class FSDPStrategy(DDPStrategy):
                 raise InvalidValueError(
                     f"tensor_parallel.size={size} does not divide the {get_world_size()} processes"
                 )
-        set_model_parallel_size(self.tensor_parallel_size)
+        self._hold_copies_together(self.tensor_parallel_size)
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         # Once, and before the weights are sharded: initialisers see whole tensors.
