@@ -31,7 +31,7 @@ from mmx.testing.distributed import run_distributed
 class PlannedNet(BaseModel):
     """Blocks of odd sizes, with a frozen weight, batch statistics and an output layer."""
 
-    def __init__(self, batch_norm=True):
+    def __init__(self, batch_norm=True, dtype=None):
         super().__init__()
         wide = 36
         torch.manual_seed(0)
@@ -43,9 +43,11 @@ class PlannedNet(BaseModel):
         self.norm = nn.BatchNorm1d(12) if batch_norm else nn.LayerNorm(12)
         self.out = nn.Linear(12, 7, bias=False)
         self.blocks[0][3].bias.requires_grad_(False)
+        if dtype is not None:
+            self.to(getattr(torch, dtype))
 
     def forward(self, x, mode="tensor"):
-        x = self.inner["first"](x)
+        x = self.inner["first"](x.to(self.out.weight.dtype))
         for block in self.blocks:
             x = x + block(x)
         x = self.out(self.norm(x))
@@ -97,6 +99,7 @@ POWER = dict(type="powerSGD", start_powerSGD_iter=2, matrix_approximation_rank=2
 ZERO = dict(type="ZeroRedundancyOptimizer", optimizer_type="Adam", lr=0.1)
 
 PLAIN = dict(model=dict(type="PlannedNet"))
+HALF_NET = dict(type="PlannedNet", batch_norm=False, dtype="bfloat16")
 CONFIGS = {
     "single": dict(optim_wrapper=ADAM, strategy=dict(type="SingleDeviceStrategy")),
     "ddp": ddp(),
@@ -124,6 +127,8 @@ CONFIGS = {
     "fsdp, chosen": fsdp(shard=["Linear"]),
     "fsdp, on the host": fsdp(cpu_offload=True),
     "fsdp, again": fsdp(strategy=dict(activation_checkpointing=["blocks.0"])),
+    "ddp, half weights": dict(ddp(), model=HALF_NET),
+    "fsdp, half weights": dict(fsdp(), model=HALF_NET),
     "split": split(2),
     "split, half": split(2, mixed_precision=HALF),
     "split, clipped": split(2, optim_wrapper=CLIPPED),
@@ -407,7 +412,9 @@ def test_synchronised_batch_statistics_are_sent_in_each_iteration():
 def test_what_a_plan_leaves_out_is_told():
     config = dict(model=dict(type="PlannedOwnStep"), custom_hooks=[dict(type="EMAHook")])
     plan = plan_config({**config, "compile": True}, 2)
-    text = " ".join(plan.notes)
+    apex = dict(config, optim_wrapper=dict(ADAM, type="ApexOptimWrapper"))
+    text = " ".join([*plan.notes, *plan_config(apex, 2).notes])
+    assert "ApexOptimWrapper's mixed precision is not taken into account" in text
     assert "PlannedOwnStep has a train_step of its own" in text
     assert f"the averaged weights of EMAHook take {plan.memory.weights:,} B more" in text
     assert "what compiling saves is not taken into account" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -132,6 +133,11 @@ def batch_of_data(loader: Mapping[str, Any], preprocessor: nn.Module | None) -> 
     built = build_dataloader(config, seed=0)
     dataset: Any = built.dataset
 
+    @functools.cache
+    def collated(size: int) -> Any:
+        data = built.collate_fn(samples(size))
+        return data if preprocessor is None else preprocessor(data, True)
+
     def samples(size: int) -> list[Any]:
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
             return [dataset[index % len(dataset)] for index in range(size)]
@@ -139,9 +145,7 @@ def batch_of_data(loader: Mapping[str, Any], preprocessor: nn.Module | None) -> 
         return list(itertools.islice(endless, size))
 
     def batch(size: int) -> Callable[[Any], Any]:
-        data = built.collate_fn(samples(size))
-        if preprocessor is not None:
-            data = preprocessor(data, True)
+        data = collated(size)
 
         def call(model: Any) -> Any:
             given = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, data)

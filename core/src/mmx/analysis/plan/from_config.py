@@ -142,6 +142,10 @@ def _notes(config: Mapping[str, Any], model: nn.Module) -> list[str]:
             f"{type(model).__name__} has a train_step of its own; its forward pass is planned, once "
             "an iteration"
         )
+    optim = config.get("optim_wrapper")
+    kind = optim.get("type") if isinstance(optim, Mapping) else None
+    if str(getattr(kind, "__name__", kind)).endswith("ApexOptimWrapper"):
+        notes.append("ApexOptimWrapper's mixed precision is not taken into account")
     if config.get("compile"):
         notes.append("what compiling saves is not taken into account")
     return notes

@@ -104,6 +104,7 @@ def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[
         given.setdefault(
             "model_wrapper", {"find_unused_parameters": config.get("find_unused_parameters", False)}
         )
+    given.pop("env_kwargs", None)  # the processes are not there
     kind = given["type"]
     from mmx.strategy import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,11 +70,11 @@ class OptimizerState:
 def partition(parts: Mapping[str, int], ranks: int) -> list[list[str]]:
     """Return which weights' state each rank keeps: the largest first, each to who has least."""
     shares: list[list[str]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
+    loads = [(0, rank) for rank in range(ranks)]
     for name in sorted(parts, key=lambda n: -parts[n]):
-        least = loads.index(min(loads))
+        load, least = loads[0]
         shares[least].append(name)
-        loads[least] += parts[name]
+        heapq.heapreplace(loads, (load + parts[name], least))
     return shares
 
 
