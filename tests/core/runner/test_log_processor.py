@@ -87,7 +87,7 @@ def test_all_learning_rates_stand_first(runner):
 
 def test_memory_is_shown_where_it_is_known(runner, monkeypatch):
     log_training(runner)
-    monkeypatch.setattr("mmx.runner.log_processor._counts_memory", lambda: True)
+    monkeypatch.setattr("mmx.runner.log_processor.LogProcessor._counts_memory", lambda self: True)
     processor = LogProcessor()
     processor._get_max_memory = lambda runner: 100
     tag, line = processor.get_log_after_iter(runner, 1, "train")

@@ -15,12 +15,33 @@ if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
 
 # After so many iterations the hub takes over what waits, should nobody have asked for it.
-_FLUSH_INTERVAL = 1024
+FLUSH_INTERVAL = 1024
 
 
 @functools.cache
 def _names(mode: str) -> tuple[str, str]:
     return f"{mode}/data_time", f"{mode}/time"
+
+
+class Clock:
+    """What a timer counts, in one place.
+
+    Attributes:
+        t: When the latest iteration ended, in seconds.
+        train_seconds: What all training iterations took.
+        eval_seconds: What the iterations of the current validation or test took.
+        mode: ``train``, ``val`` or ``test``: that of the latest iteration.
+        done: How many iterations have been done in that mode; None if ``eta`` says so already.
+    """
+
+    __slots__ = ("done", "eval_seconds", "mode", "t", "train_seconds")
+
+    def __init__(self) -> None:
+        self.t = time.time()
+        self.train_seconds = 0.0
+        self.eval_seconds = 0.0
+        self.mode = "train"
+        self.done: int | None = None
 
 
 @HOOKS.register_module()
@@ -34,8 +55,7 @@ class IterTimerHook(Hook):
     priority = "NORMAL"
 
     def __init__(self) -> None:
-        self.time_sec_tot = 0.0
-        self.time_sec_test_val = 0.0
+        self.clock = Clock()
         self.start_iter = 0
         # Asked for once: it takes the runner longer to say than everything else here.
         self._max_iters: int | None = None
@@ -43,9 +63,38 @@ class IterTimerHook(Hook):
         # The shortest ways to the hub of the run, by mode.
         self._log_data_time: dict[str, Callable[[float], None]] = {}
         self._log_time: dict[str, Callable[[float], None]] = {}
-        self._facts: dict[str, Any] = {}
         self._hub: Any = None
-        self.t = time.time()
+        # Whether the hub asks for `eta` when somebody wants it.
+        self._is_asked = False
+        # Who counts the clock on as well.
+        self._partner: Callable[[], None] | None = None
+
+    @property
+    def t(self) -> float:
+        """When the latest iteration ended, in seconds."""
+        return self.clock.t
+
+    @t.setter
+    def t(self, value: float) -> None:
+        self.clock.t = value
+
+    @property
+    def time_sec_tot(self) -> float:
+        """What all training iterations took, in seconds."""
+        return self.clock.train_seconds
+
+    @time_sec_tot.setter
+    def time_sec_tot(self, value: float) -> None:
+        self.clock.train_seconds = value
+
+    @property
+    def time_sec_test_val(self) -> float:
+        """What the iterations of the current validation or test took, in seconds."""
+        return self.clock.eval_seconds
+
+    @time_sec_test_val.setter
+    def time_sec_test_val(self, value: float) -> None:
+        self.clock.eval_seconds = value
 
     def before_train(self, runner: RunnerLike) -> None:
         """Start to count where training starts, which after a resume is not 0."""
@@ -54,25 +103,38 @@ class IterTimerHook(Hook):
 
     def after_train(self, runner: RunnerLike) -> None:
         """Forget what was asked for once."""
+        self._take_leave()
         self._max_iters = None
 
     def after_run(self, runner: RunnerLike) -> None:
         """Forget the hub of the run."""
-        self._lengths.clear()
         self._leave_hub(None)
+        self._lengths.clear()
 
     def _leave_hub(self, hub: Any) -> None:
         """Forget the ways into the hub of before; ``hub`` is the one from now on."""
+        self._take_leave()
         self._log_data_time.clear()
         self._log_time.clear()
-        self._facts, self._hub = {}, hub
+        self._hub = hub
+
+    def _take_leave(self) -> None:
+        """Tell the hub the latest, and from now on each new ``eta`` at once."""
+        if self._is_asked:
+            self._hub.end_deferring(self._tell)
+            self._is_asked = False
+        if self._partner is not None:
+            self._partner()
+            self._partner = None
 
     def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
-        self.t = time.time()
+        self.clock.t = time.time()
 
     def _after_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
+        if self._is_asked:
+            self._tell(self._hub.runtime_info)
         self._lengths.pop(mode, None)
-        self.time_sec_test_val = 0.0
+        self.clock.eval_seconds = 0.0
 
     def _before_iter(
         self,
@@ -86,16 +148,11 @@ class IterTimerHook(Hook):
             self._leave_hub(hub)
         log = self._log_data_time.get(mode)
         if log is None:
-            hub.update_scalar(_names(mode)[0], time.time() - self.t)
+            hub.update_scalar(_names(mode)[0], time.time() - self.clock.t)
             if isinstance(hub, MessageHub):
-                self._open_lanes(hub, mode)
+                self._log_data_time[mode], self._log_time[mode] = map(hub.lane, _names(mode))
         else:
-            log(time.time() - self.t)
-
-    def _open_lanes(self, hub: MessageHub, mode: str) -> None:
-        self._log_data_time[mode], self._log_time[mode] = map(hub.lane, _names(mode))
-        # The first iteration enters `eta`; from then on it is only replaced.
-        self._facts = hub.runtime_info if "eta" in hub.runtime_info else {}
+            log(time.time() - self.clock.t)
 
     def _after_iter(
         self,
@@ -105,8 +162,9 @@ class IterTimerHook(Hook):
         outputs: Sequence[Any] | dict[str, Any] | None = None,
         mode: str = "train",
     ) -> None:
+        clock = self.clock
         now = time.time()
-        seconds, self.t = now - self.t, now
+        seconds, clock.t = now - clock.t, now
         hub = runner.message_hub
         if hub is not self._hub:
             self._leave_hub(hub)
@@ -116,25 +174,53 @@ class IterTimerHook(Hook):
         else:
             log(seconds)
         if mode == "train":
-            self.time_sec_tot = spent = self.time_sec_tot + seconds
-            done = runner.iter + 1
-            total = self._max_iters if self._max_iters is not None else runner.max_iters
-            eta = spent / (done - self.start_iter) * (total - done)
+            clock.train_seconds += seconds
+            clock.done = done = runner.iter + 1
+            if self._max_iters is None:
+                hub.update_info("eta", self._eta(done, runner.max_iters))
+                return
         else:
-            self.time_sec_test_val = spent = self.time_sec_test_val + seconds
-            done = batch_idx + 1
+            clock.eval_seconds += seconds
+            clock.done = done = batch_idx + 1
             if batch_idx == 0 or mode not in self._lengths:  # there may be several data sets
                 self._lengths[mode] = len(_loader(runner, mode))
-            length = self._lengths[mode]
-            eta = spent / done * (length - done)
-        if self._facts:
-            self._facts["eta"] = eta
-        else:
-            hub.update_info("eta", eta)
+        clock.mode = mode
+        if not self._is_asked:
+            facts: dict[str, Any] = {}
+            self._tell(facts)
+            hub.update_info("eta", facts["eta"])
             if log is not None:
-                self._facts = hub.runtime_info
-        if done % _FLUSH_INTERVAL == 0 and log is not None:
+                hub.defer_facts(self._tell)
+                self._is_asked = True
+        if log is not None and done % FLUSH_INTERVAL == 0:
             hub.flush()
+
+    def _tell(self, facts: dict[str, Any]) -> None:
+        """Set ``eta``, if it is a new one."""
+        clock = self.clock
+        done, clock.done = clock.done, None
+        if done is None:
+            return
+        if clock.mode != "train":
+            facts["eta"] = clock.eval_seconds / done * (self._lengths[clock.mode] - done)
+        elif self._max_iters is not None:
+            facts["eta"] = self._eta(done, self._max_iters)
+
+    def _eta(self, done: int, total: int) -> float:
+        return self.clock.train_seconds / (done - self.start_iter) * (total - done)
+
+    def short_ways(
+        self, runner: RunnerLike, partner: Callable[[], None]
+    ) -> tuple[Callable[[float], None], Callable[[float], None]] | None:
+        """Return what logs the two times of training iterations, for who counts :attr:`clock` on.
+
+        ``partner`` is called when that is to end. None before the hub asks this hook for ``eta``.
+        """
+        log = self._log_time.get("train")
+        if not self._is_asked or log is None or runner.message_hub is not self._hub:
+            return None
+        self._partner = partner
+        return self._log_data_time["train"], log
 
 
 def _loader(runner: RunnerLike, mode: str) -> Any:

@@ -115,6 +115,17 @@ class RuntimeInfoHook(Hook):
         else:
             runner.message_hub.update_row("train/", outputs)
 
+    def short_ways(self, runner: RunnerLike) -> tuple[Any, Callable[[float], None]] | None:
+        """Return the optimizer and what logs its learning rate.
+
+        None if there are several rates, or before an iteration with this hub and wrapper.
+        """
+        if self._log_rate is None:
+            return None
+        if runner.message_hub is not self._hub or runner.optim_wrapper is not self._wrapper:
+            return None
+        return self._plain_optimizer, self._log_rate
+
     def before_val(self, runner: RunnerLike) -> None:
         """Tell the stage."""
         self._enter(runner, "val")

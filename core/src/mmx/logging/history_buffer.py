@@ -429,8 +429,7 @@ class HistoryBuffer:
         tail = self._tail
         # What log lines ask for; numpy sums, so that the last bit is that of numpy's mean.
         if type(window_size) is int and 0 < window_size <= len(tail) and self._tail_counts is None:
-            latest = np.array(tail[-window_size:], dtype=np.float64)
-            return np.add.reduce(latest) / window_size  # type: ignore[no-any-return]  # a float64
+            return np.float64(_sum(tail[-window_size:]) / window_size)
         window = self._window(window_size)
         totals = self._whole(window)
         if totals is not None:
@@ -502,6 +501,22 @@ class HistoryBuffer:
             )
         return np.int64(logs[0]) if self._int_logs else logs[0]
 
+    def glance(self, window_size: int | None) -> float | None:
+        """Return the mean of the latest values, or with None the latest value, of the usual kind.
+
+        For log lines. None if that takes more than a look: values that have not been read, or that
+        have counts, or too few of them.
+        """
+        tail = self._tail
+        size = 1 if window_size is None else window_size
+        if self._has_tensors or self._tail_counts is not None or size.__class__ is not int:
+            return None
+        if not 0 < size <= len(tail):
+            return None
+        if window_size is not None:
+            return _sum(tail[-size:]) / size
+        return tail[-1] if tail[-1].__class__ is float else None
+
     def peek(self, window_size: int) -> float | None:
         """Return the mean of the latest numbers that have been read already, None without any.
 
@@ -556,3 +571,30 @@ class HistoryBuffer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} values, max_length={self.max_length})"
+
+
+def _sum(values: list[Number]) -> float:
+    """Add up as numpy does, to the last bit, of which short sums would take most of the time."""
+    number = len(values)
+    if number > 128:  # numpy halves longer ones
+        return float(np.add.reduce(np.array(values, dtype=np.float64)))
+    if number < 8:
+        total = 0.0
+        for value in values:
+            total += value
+        return total
+    a, b, c, d, e, f, g, h = values[:8]
+    rest = number % 8
+    for i in range(8, number - rest, 8):
+        a += values[i]
+        b += values[i + 1]
+        c += values[i + 2]
+        d += values[i + 3]
+        e += values[i + 4]
+        f += values[i + 5]
+        g += values[i + 6]
+        h += values[i + 7]
+    total = float(((a + b) + (c + d)) + ((e + f) + (g + h)))
+    for value in values[number - rest :]:
+        total += value
+    return total

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -81,6 +82,9 @@ class MMFormatter(logging.Formatter):
         self.info_format = f"{start} - {info} - %(message)s"
         self.debug_format = f"{start} - {debug} - %(message)s"
         self.critical_format = f"{start} - {critical} - {where} - %(message)s"
+        # The latest second that `format_plain` wrote, and its text.
+        self._second: tuple[int, Any] | None = None
+        self._asctime = ""
 
     def _get_prefix(self, level: str, color: bool, blink: bool = False) -> str:
         """Return the level's name, coloured if asked for and standard output is to be."""
@@ -107,6 +111,21 @@ class MMFormatter(logging.Formatter):
         # The base class formats with `_style` and keeps the rest: time, arguments, traceback.
         self._style._fmt = style
         return super().format(record)
+
+    def format_plain(self, level: int, name: str, message: str, created: float) -> str:
+        """Return the text of a message below WARNING that has nothing but these.
+
+        What :meth:`format` returns for its record, without the record.
+
+        Raises:
+            KeyError: A format has been set that shows something else.
+        """
+        style = self.info_format if level >= logging.INFO else self.debug_format
+        second = int(created)
+        if self._second != (second, self.converter):
+            self._second = (second, self.converter)
+            self._asctime = time.strftime(str(self.datefmt), self.converter(second))
+        return style % {"asctime": self._asctime, "name": name, "message": message}
 
 
 class _ColorFormatter(MMFormatter):
@@ -140,24 +159,31 @@ class TerminalHandler(logging.StreamHandler[IO[str]]):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of the record, coloured on a terminal."""
+        return self.current_formatter().format(record)
+
+    def current_formatter(self) -> logging.Formatter:
+        """Return the formatter that was set, or the one of those two that suits the terminal."""
         if self.formatter is not None and self.formatter is not self._plain:
-            return self.formatter.format(record)
+            return self.formatter
         if self._given is not None:
             color = terminal.has_color(self._given)
         else:
             live = terminal.live_display() is not None and not os.environ.get("NO_COLOR")
             color = live or terminal.has_color()
-        return (self._colored if color else self._plain).format(record)
+        return self._colored if color else self._plain
+
+    def write_line(self, text: str) -> None:
+        """Write a line."""
+        if self._given is None:
+            terminal.write(text)
+        else:
+            self._given.write(text)
+            self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; what goes wrong is reported, never raised."""
         try:
-            text = self.format(record) + self.terminator
-            if self._given is None:
-                terminal.write(text)
-            else:
-                self._given.write(text)
-                self.flush()
+            self.write_line(self.format(record) + self.terminator)
         except RecursionError:
             raise
         except Exception:  # noqa: BLE001 a log line must not end a run
@@ -268,6 +294,57 @@ class MMLogger(logging.Logger, ManagerMixin):
             cls.get_instance(engine_name())
         return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
 
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Mapping[str, object] | None = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+    ) -> None:
+        """Log a message that the logger's level lets through.
+
+        A training run writes the same kind of line over and over. One that shows no more than its
+        text is written without a record where nobody but this module sees it.
+        """
+        if (
+            level < logging.WARNING
+            and not (args or exc_info or extra or stack_info or self.filters or self.disabled)
+            and all(map(_writes_plainly, self.handlers))
+            and self._log_plainly(level, str(msg))
+        ):
+            return
+        # One frame more lies between here and the caller.
+        super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+
+    def _log_plainly(self, level: int, message: str) -> bool:
+        """Write a line; False, with nothing written, if a formatter wants to know more."""
+        created = time.time()
+        handlers: list[Any] = [h for h in self.handlers if level >= h.level]
+        try:
+            lines = [
+                _formatter_of(handler).format_plain(level, self.name, message, created)
+                for handler in handlers
+            ]
+        except (KeyError, ValueError):
+            return False
+        for handler, line in zip(handlers, lines, strict=True):
+            with handler.lock:
+                try:
+                    if handler.__class__ is TerminalHandler:
+                        handler.write_line(line + handler.terminator)
+                    else:
+                        handler.stream.write(line + handler.terminator)
+                        handler.flush()
+                except Exception:  # noqa: BLE001 a log line must not end a run
+                    where = "(unknown file)", 0
+                    handler.handleError(
+                        self.makeRecord(self.name, level, *where, message, (), None)
+                    )
+        return True
+
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Hand the record to the logger's own handlers, and to no others."""
         for handler in self.handlers:
@@ -299,6 +376,25 @@ class MMLogger(logging.Logger, ManagerMixin):
     def __reduce__(self) -> Any:
         """Pickle as the instance of this name; logging's own way looks where it is not."""
         return MMLogger.get_instance, (self.instance_name,)
+
+
+def _formatter_of(handler: Any) -> Any:
+    is_terminal = handler.__class__ is TerminalHandler
+    return handler.current_formatter() if is_terminal else handler.formatter
+
+
+def _writes_plainly(handler: logging.Handler) -> bool:
+    """Tell whether a handler does no more with a record than this module made it do."""
+    if handler.__class__ is not TerminalHandler and (
+        handler.__class__ is not logging.FileHandler or handler.stream is None
+    ):
+        return False
+    formatter = handler.formatter
+    return (
+        (formatter.__class__ is MMFormatter or formatter.__class__ is _ColorFormatter)
+        and formatter.datefmt is not None
+        and all(known.__class__ is FilterDuplicateWarning for known in handler.filters)
+    )
 
 
 class UnknownLevelError(ValueError, KeyError):

@@ -152,6 +152,8 @@ class MessageHub(ManagerMixin):
         self._direct: dict[str, Callable[[float], None]] = {}
         # Floats that wait for their buffers, see `lane`. The lists are never replaced.
         self._lanes: dict[str, list[float]] = {}
+        # What knows newer facts than those below, see `defer_facts`.
+        self._late_facts: list[Callable[[dict[str, Any]], None]] = []
 
     @classmethod
     def get_current_instance(cls) -> MessageHub:
@@ -343,7 +345,7 @@ class MessageHub(ManagerMixin):
             waiting = values[:]
             # Cleared first: a buffer that is asked for its values flushes its source.
             values.clear()
-            self._buffer(key, resumed=True)._extend(waiting)
+            self._log_scalars[key]._extend(waiting)
 
     def _explain_row(self, prefix: str, log_dict: Mapping[str, Any]) -> None:
         """Raise an error that says which value of a row has more than one element."""
@@ -368,7 +370,7 @@ class MessageHub(ManagerMixin):
         except (TypeError, ValueError) as error:
             raise type(error)(f"{key!r}: {error}") from None
 
-    def _group(self, names: Any, keys: list[str], resumed: bool) -> _Rows:
+    def _group(self, names: Any, keys: list[str], resumed: bool) -> RowGroup:
         if len(self._groups) >= 256:  # names that change all the time
             self.flush()
             self._forget_groups()
@@ -463,6 +465,8 @@ class MessageHub(ManagerMixin):
         """
         if self._resumed_keys.get(key) is not resumed:
             self._set_resumed_keys(key, resumed)
+        if self._late_facts:
+            self._take_late_facts()
         self._runtime_info[key] = value
 
     def update_info_dict(self, info_dict: dict[str, Any], resumed: bool = True) -> None:
@@ -481,16 +485,39 @@ class MessageHub(ManagerMixin):
 
     def pop_info(self, key: str, default: Any = None) -> Any:
         """Remove a fact and return it, or ``default``."""
+        self._take_late_facts()
         return self._runtime_info.pop(key, default)
 
     def get_info(self, key: str, default: Any = None) -> Any:
         """Return a fact (the object itself, no copy), or ``default``."""
+        if self._late_facts:
+            self._take_late_facts()
         return self._runtime_info.get(key, default)
 
     @property
     def runtime_info(self) -> OrderedDict[str, Any]:
         """All facts, by name."""
+        self._take_late_facts()
         return self._runtime_info
+
+    def defer_facts(self, source: Callable[[dict[str, Any]], None]) -> None:
+        """Let somebody who knows new facts in each iteration tell them only when they are asked for.
+
+        Args:
+            source: Called with :attr:`runtime_info` before anybody reads or changes it, in which
+                it sets facts that :meth:`update_info` has set before.
+        """
+        self._late_facts.append(source)
+
+    def end_deferring(self, source: Callable[[dict[str, Any]], None]) -> None:
+        """Take the latest facts of ``source``, and do not ask it any more."""
+        if source in self._late_facts:
+            self._take_late_facts()
+            self._late_facts.remove(source)
+
+    def _take_late_facts(self) -> None:
+        for source in self._late_facts:
+            source(self._runtime_info)
 
     def _set_resumed_keys(self, key: str, resumed: bool) -> None:
         before = self._resumed_keys.setdefault(key, resumed)
@@ -511,6 +538,7 @@ class MessageHub(ManagerMixin):
             ``version``; ``log_scalars``: name -> dict of the buffer's values; ``runtime_info``;
             ``resumed_keys``.
         """
+        self._take_late_facts()
         scalars: dict[str, Any] = {}
         info: dict[str, Any] = {}
         keys: dict[str, bool] = {}
@@ -545,13 +573,14 @@ class MessageHub(ManagerMixin):
             KeyError: It lacks one of its three keys.
         """
         self.flush()
+        self._take_late_facts()
         forget = isinstance(state_dict, MessageHub)
         if isinstance(state_dict, MessageHub):
             other = state_dict
             other.flush()
             state_dict = {
                 "log_scalars": other._log_scalars,
-                "runtime_info": dict(other._runtime_info),
+                "runtime_info": dict(other.runtime_info),
                 "resumed_keys": other._resumed_keys,
             }
         if not isinstance(state_dict, Mapping):

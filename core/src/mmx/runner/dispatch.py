@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mmx.hooks._train_record import TrainRecord, train_record
 from mmx.hooks.hook import Hook
 from mmx.runner.state import TrainState
 
@@ -65,13 +67,19 @@ class Dispatch:
     to the one of its stage.
     """
 
+    _RECORDED = ("before_train_iter", "after_train_iter")
+
     def __init__(self) -> None:
         self._hooks: list[Any] = []
+        # What stands in for two hooks at the stages of a training iteration, and the first of them.
+        self._record: TrainRecord | None = None
+        self._recorded: Any = None
         self._table: dict[str, list[HookCall]] = {stage: [] for stage in Hook.stages}
 
     def rebuild(self, hooks: Iterable[Any]) -> None:
         """Take over a new set of hooks, in their order."""
         self._hooks = list(hooks)
+        self._join_records()
         for stage, calls in self._table.items():
             calls[:] = self._calls_of(stage)
 
@@ -83,8 +91,26 @@ class Dispatch:
         return calls
 
     def _calls_of(self, stage: str) -> list[HookCall]:
-        calls = [_call_of(hook, stage) for hook in self._hooks if _takes_part(hook, stage)]
+        hooks = self._taking_part(stage)
+        calls = [_call_of(hook, stage) for hook in hooks]
+        if self._record is not None and stage in self._RECORDED:
+            place = hooks.index(self._recorded)
+            calls[place : place + 2] = [getattr(self._record, stage)]
         return calls if stage in _STAGES else [_without_runner(call) for call in calls]
+
+    def _taking_part(self, stage: str) -> list[Any]:
+        return [hook for hook in self._hooks if _takes_part(hook, stage)]
+
+    def _join_records(self) -> None:
+        """Let the hooks that record each training iteration do so in one call, if they can."""
+        self._record = self._recorded = None
+        lists = [self._taking_part(stage) for stage in self._RECORDED]
+        for first, second in itertools.pairwise(lists[0]):
+            if all((first, second) in itertools.pairwise(hooks) for hooks in lists):
+                self._record = train_record(first, second)
+            if self._record is not None:
+                self._recorded = first
+                return
 
 
 class HookCaller:

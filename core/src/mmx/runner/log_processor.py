@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mmx.device import get_max_cuda_memory, get_max_memory, is_cuda_available
+from mmx.logging import HistoryBuffer, MessageHub
 from mmx.registry import LOG_PROCESSORS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
@@ -72,6 +73,9 @@ class LogProcessor:
         self.mean_pattern = re.compile(mean_pattern)
         # Whether a name is averaged; there are few names and many lines.
         self._is_mean: dict[str, bool] = {}
+        # Who was asked for an accelerator, and the answer.
+        self._memory_asked: Any = None
+        self._has_memory = False
         self._check_custom_cfg()
 
     # Lines ------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ class LogProcessor:
             parts.append(f"eta: {eta}")
             parts.append(f"time: {shown.pop('time'):.{digits}f}")
             parts.append(f"data_time: {shown.pop('data_time'):.{digits}f}")
-        if _counts_memory():
+        if self._counts_memory():
             tag["memory"] = self._get_max_memory(runner)
             parts.append(f"memory: {tag['memory']}")
         # The header ends in two spaces, and so does each part up to here.
@@ -188,7 +192,7 @@ class LogProcessor:
         return f"{name}({mode}){epoch}[{done}/{total}]"
 
     def _pop_learning_rates(self, shown: dict[str, Any]) -> list[str]:
-        names = [name for name in shown if name.endswith("lr")]
+        names = [name for name in shown if name[-2:] == "lr"]
         return [f"{name}: {shown.pop(name):.{self.num_digits}e}" for name in names]
 
     def _text(self, value: Any) -> str:
@@ -211,21 +215,28 @@ class LogProcessor:
         """
         tag: OrderedDict[str, Any] = OrderedDict()
         prefix = f"{mode}/"
-        buffers = {
-            key.removeprefix(prefix): buffer
-            for key, buffer in runner.message_hub.log_scalars.items()
-            if isinstance(key, str) and key.startswith(prefix)
-        }
         shown_prefix = prefix if reserve_prefix else ""
-        for name, buffer in buffers.items():
+        window = self.window_size
+        hub = runner.message_hub
+        buffers: dict[str, Any] = {}
+        if isinstance(hub, MessageHub):
+            hub.flush()
+        for key, buffer in hub.log_scalars.items():
+            if not (isinstance(key, str) and key.startswith(prefix)):
+                continue
+            name = key[len(prefix) :]
+            buffers[name] = buffer
             averaged = self._is_mean.get(name)
             if averaged is None:
                 averaged = self._is_mean[name] = bool(self.mean_pattern.search(name))
-            tag[f"{shown_prefix}{name}"] = (
-                buffer.statistics("mean", self.window_size)
-                if averaged
-                else buffer.statistics("current")
-            )
+            value = None
+            if buffer.__class__ is HistoryBuffer:
+                value = buffer.glance(window if averaged else None)
+            if value is None:
+                value = (
+                    buffer.statistics("mean", window) if averaged else buffer.statistics("current")
+                )
+            tag[shown_prefix + name] = value
         for cfg in custom_cfg:
             options = dict(cfg)
             source = options.pop("data_src")
@@ -333,6 +344,17 @@ class LogProcessor:
 
     # What the run says ------------------------------------------------------------------------
 
+    def _counts_memory(self) -> bool:
+        """Tell whether the accelerator, if there is one, knows how much memory tensors took.
+
+        Asked once: the driver takes its time to answer.
+        """
+        asked = (is_cuda_available, torch.cuda.is_available)
+        if self._memory_asked != asked:
+            self._memory_asked = asked
+            self._has_memory = is_cuda_available() or _other_accelerator_counts_memory()
+        return self._has_memory
+
     def _get_max_memory(self, runner: Runner) -> int:
         """Return the most memory, in MB, that tensors took on any rank since the last line."""
         device = getattr(runner.model, "output_device", None)
@@ -377,11 +399,6 @@ class LogProcessor:
 def _check_mode(mode: str, modes: Sequence[str]) -> None:
     if mode not in modes:
         raise InvalidValueError(f"mode should be one of {', '.join(modes)}, but got {mode!r}")
-
-
-def _counts_memory() -> bool:
-    """Tell whether the accelerator, if there is one, knows how much memory tensors took."""
-    return is_cuda_available() or _other_accelerator_counts_memory()
 
 
 @functools.cache

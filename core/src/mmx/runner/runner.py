@@ -366,6 +366,11 @@ class Runner(HookCaller):
         return 0 if loop is None or isinstance(loop, dict) else getattr(loop, "epoch", 0)
 
     @property
+    def train_state(self) -> TrainState | None:
+        """The counters of the training loop; None if it is not built yet or counts by itself."""
+        return self._state if self._train_loop.__class__ in _STANDARD_LOOPS else None
+
+    @property
     def iter(self) -> int:
         """Finished iterations; inside ``after_train_iter`` the 0-based number of the current one."""
         loop: Any = self._train_loop
