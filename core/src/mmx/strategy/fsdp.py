@@ -15,19 +15,25 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from mmx.device import get_device
-from mmx.dist import get_world_size, is_distributed, set_model_parallel_size
+from mmx.dist import get_data_group, get_world_size, is_distributed
 from mmx.optim import OptimWrapperDict
 from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
 from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised
 from mmx.strategy.clipping import clip_sharded_norm_
 from mmx.strategy.distributed import DDPStrategy
+from mmx.strategy.replicas import (
+    keep_random_states,
+    make_copies_equal,
+    own_random_numbers,
+    take_from_first_rank,
+)
 from mmx.utils.errors import InvalidValueError
 
 _OWN_KEYS = (
@@ -67,10 +73,15 @@ class FSDPStrategy(DDPStrategy):
             ranks (by default all), which get the same samples; the weights are sharded over the
             others. A style is ``colwise``, ``rowwise`` or ``sequence``, or a dict with its ``type``
             and the layouts it takes (``'replicate'``, ``'shard(-1)'``).
+        replicate: How many copies of the sharded weights there are: the ranks, or with
+            ``tensor_parallel`` the sets of them, are parted into so many neighbouring groups. Each
+            shards the weights over its own ranks, and gradients are averaged over the groups (HSDP).
+            -1: each has all weights and nothing is sharded.
         **kwargs: As for :class:`~mmx.strategy.BaseStrategy`.
 
-    A model on the meta device gets its memory after it was sharded: each rank makes only its part,
-    with the values of ``reset_parameters`` of the layers and then of the model's ``init_weights``.
+    All ranks begin with the weights and buffers of rank 0. A model on the meta device gets its
+    memory after it was sharded: each rank makes only its part, with the values of
+    ``reset_parameters`` of the layers and then of the model's ``init_weights``.
 
     Raises:
         ValueError: An argument is none of the above.
@@ -86,6 +97,7 @@ class FSDPStrategy(DDPStrategy):
         state_dict_cfg: str | dict[str, Any] = "local",
         activation_checkpointing: dict[str, Any] | list[str] | None = None,
         tensor_parallel: dict[str, Any] | None = None,
+        replicate: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
@@ -110,6 +122,26 @@ class FSDPStrategy(DDPStrategy):
                     f"tensor_parallel.size={size} does not divide the {get_world_size()} processes"
                 )
         self._hold_copies_together(self.tensor_parallel_size)
+        sets = get_world_size() // self.tensor_parallel_size
+        self.replicate = sets if replicate == -1 else replicate
+        if isinstance(replicate, bool) or not isinstance(replicate, int) or self.replicate < 1:
+            raise InvalidValueError(
+                f"replicate must be a positive number of copies or -1, but got {replicate!r}"
+            )
+        if sets % self.replicate:
+            raise InvalidValueError(
+                f"replicate={replicate} does not divide the {sets} "
+                + ("ranks" if self.tensor_parallel_size == 1 else "sets of ranks that split layers")
+            )
+
+    def convert_model(self, model: nn.Module) -> nn.Module:
+        """Return the model as :class:`DDPStrategy` does, batch statistics counting samples once."""
+        model = super().convert_model(model)
+        if self.tensor_parallel_size > 1:
+            for module in model.modules():
+                if isinstance(module, nn.SyncBatchNorm) and module.process_group is None:
+                    module.process_group = get_data_group()
+        return model
 
     def _init_model_weights(self, model: nn.Module) -> nn.Module:
         # Once, and before the weights are sharded: initialisers see whole tensors.
@@ -121,7 +153,7 @@ class FSDPStrategy(DDPStrategy):
     def wrap_model(
         self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Shard the model in place over all ranks."""
+        """Shard the model of rank 0 in place over all ranks."""
         if not is_distributed():
             raise RuntimeError(
                 "FSDPStrategy shards over the ranks of a process group, but there is none. Start "
@@ -133,19 +165,37 @@ class FSDPStrategy(DDPStrategy):
         on_meta = any(parameter.is_meta for parameter in model.parameters())
         if not on_meta:
             model = self._init_model_weights(model.to(device))
+            take_from_first_rank(model)
         self._recompute(model)
-        split = self.tensor_parallel_size
-        shape = (get_world_size() // split, split)
-        mesh = init_device_mesh(device.split(":")[0], shape, mesh_dim_names=("data", "tensor"))
+        mesh = self._mesh(device.split(":")[0])
+        keep_random_states(mesh)
         if self._plan:
             from mmx.strategy.tensor_parallel import parallelize
 
             parallelize(model, mesh["tensor"], self._plan)
-        if shape[0] > 1 or not self._plan:
-            self._shard(model, options, mesh["data"])
+        data = mesh["replicate", "shard"] if self.replicate > 1 else mesh["shard"]
+        if data.size() > 1 or not self._plan:
+            self._shard(model, options, data)
         if on_meta:
-            self._materialise(model.to_empty(device=device))
+            with own_random_numbers(mesh):
+                self._materialise(model.to_empty(device=device))
+            make_copies_equal(model, mesh)
         return model
+
+    def _mesh(self, kind: str) -> DeviceMesh:
+        """Return all ranks: the copies, the shards of each, and the parts of split layers of these."""
+        split, copies = self.tensor_parallel_size, self.replicate
+        sizes = {
+            "replicate": copies,
+            "shard": get_world_size() // (copies * split),
+            "tensor": split,
+        }
+        kept = {
+            name: size
+            for name, size in sizes.items()
+            if size > 1 or name == "shard" or (name == "tensor" and self._plan)
+        }
+        return init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
     def _shard(self, model: nn.Module, options: Mapping[str, Any], mesh: Any) -> None:
         keywords: dict[str, Any] = {

@@ -119,6 +119,11 @@ def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[
             "DeepSpeedStrategy cannot be planned: DeepSpeed itself divides weights and state; "
             "FSDPStrategy does the same as its ZeRO stage 3 and can be planned"
         )
+    if given.get("replicate", 1) != 1:
+        raise CannotPlanError(
+            f"replicate={given['replicate']} of {kind} is not known here; without it the weights are "
+            "sharded over all ranks, and that can be planned"
+        )
     strategy: Any = STRATEGIES.build(given, default_args={"env_kwargs": dict(_SHARED)})
     wrapper = config.get("model_wrapper_cfg")
     common = _common(config, strategy)
