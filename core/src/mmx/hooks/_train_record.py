@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.hooks.iter_timer_hook import FLUSH_INTERVAL, IterTimerHook
 from mmx.hooks.runtime_info_hook import RuntimeInfoHook
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
+
+# What reads a tensor on the CPU.
+READ = torch.Tensor.item
 
 
 class TrainRecord:
@@ -92,14 +97,14 @@ class TrainRecord:
             self._timer.after_train_iter(runner, batch_idx, data_batch, outputs)
             self._take_over(runner, outputs)
             return
-        if (
-            losses is None
-            or outputs is None
-            or tuple(outputs) != losses.open_for
-            or not losses.append(outputs)
-        ):
-            self._info.after_train_iter(runner, batch_idx, data_batch, outputs)
-            self._losses = self._hub.row_group("train/", outputs or ())
+        if losses is not None and outputs is not None and tuple(outputs) == losses.open_for:
+            try:
+                losses.values.extend(map(READ, outputs.values()))
+            except (RuntimeError, TypeError):  # other values this time
+                losses.give_up_row()
+                self._log_losses(runner, batch_idx, data_batch, outputs)
+        else:
+            self._log_losses(runner, batch_idx, data_batch, outputs)
         clock, done = self._clock, self._iter + 1
         now = time.time()
         seconds, clock.t = now - clock.t, now
@@ -109,6 +114,17 @@ class TrainRecord:
         clock.done = done
         if not done % FLUSH_INTERVAL:
             self._hub.flush()
+
+    def _log_losses(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        data_batch: DATA_BATCH,
+        outputs: dict[str, Any] | None,
+    ) -> None:
+        """Let the first hook log losses, and find out what collects them."""
+        self._info.after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._losses = self._hub.row_group("train/", outputs or ())
 
     def _take_over(self, runner: RunnerLike, outputs: dict[str, Any] | None) -> None:
         """Go the short ways from now on, if the hooks have found them."""

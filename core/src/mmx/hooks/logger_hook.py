@@ -104,6 +104,8 @@ class LoggerHook(Hook):
         # Batches of the running epoch; None where it is unknown.
         self._epoch_length: int | None = None
         self._knows_length = False
+        # The counters of the running epoch, if the loop has the usual ones.
+        self._train_state: Any = None
         self._visualizer: Any = None
         # Step of the latest training record.
         self._last_step = 0
@@ -123,10 +125,14 @@ class LoggerHook(Hook):
         """Ask the data loader for its length once instead of after each batch."""
         self._epoch_length = _length_of(runner.train_dataloader)
         self._knows_length = True
+        # A stand-in for the runner may have something else under this name, or nothing.
+        state = getattr(runner, "train_state", None)
+        self._train_state = state if isinstance(getattr(state, "iter", None), int) else None
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
         """Forget the length."""
         self._knows_length = False
+        self._train_state = None
 
     def after_train_iter(
         self,
@@ -137,6 +143,13 @@ class LoggerHook(Hook):
     ) -> None:
         """Log, if a line is due."""
         done = batch_idx + 1
+        if (
+            self._train_state is not None
+            and done % self.interval
+            and done != self._epoch_length
+            and (self._train_state.iter + 1) % self.interval_exp_name
+        ):
+            return  # in nearly all iterations
         length = self._epoch_length if self._knows_length else _length_of(runner.train_dataloader)
         is_end = done == length
         if is_end or (runner.iter + 1) % self.interval_exp_name == 0:

@@ -59,6 +59,8 @@ class ParamSchedulerHook(Hook):
         outputs: Sequence[Any] | dict[str, Any] | None = None,
     ) -> None:
         """Step the schedulers by iteration."""
+        if not runner.param_schedulers:
+            return
         for schedulers in _lists(runner):
             for scheduler in schedulers:
                 if not scheduler.by_epoch:

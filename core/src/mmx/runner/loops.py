@@ -288,7 +288,8 @@ class EpochBasedTrainLoop(_TrainLoop):
         skip = self._skip_batches
         # The last batch of an epoch is followed by the epoch's own hooks; a run stops after them.
         length = len(self.dataloader)
-        run_iter, every, stop = self.run_iter, self.val_every_iters, self._stop
+        run_iter = self._train_on if _is_own(self, "run_iter") else self.run_iter
+        every, stop = self.val_every_iters, self._stop
         alone = stop.alone
         self._calls = calls_of(runner, "before_train_iter", "after_train_iter")
         for idx, data_batch in enumerate(self._open(self._epoch), skip):
@@ -712,6 +713,11 @@ class TestLoop(_EvalLoop):
     @test_loss.setter
     def test_loss(self, value: dict[str, HistoryBuffer]) -> None:
         self._losses = value
+
+
+def _is_own(loop: BaseLoop, method: str) -> bool:
+    """Tell whether a loop of one of the classes here has the method that is defined here."""
+    return getattr(type(loop), method).__module__ == __name__ and method not in vars(loop)
 
 
 @contextmanager

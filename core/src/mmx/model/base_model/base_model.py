@@ -57,26 +57,24 @@ class BaseModel(BaseModule):
             Values to log: ``loss`` and what it is the sum of, detached, on the device.
         """
         context = optim_wrapper.optim_context(self)
-        if context.__class__ is nullcontext:
-            losses = self._losses_of(data)
-        else:
-            with context:
-                losses = self._losses_of(data)
-        parsed_losses, log_vars = self.parse_losses(losses)
-        optim_wrapper.update_params(parsed_losses)
-        return log_vars
-
-    def _losses_of(self, data: Any) -> Any:
         # Read where modules lie: attributes of a module are found there last.
         preprocess = self._modules.get("data_preprocessor") or self.data_preprocessor
-        if (
+        if context.__class__ is not nullcontext:
+            with context:
+                losses = self._run_forward(preprocess(data, True), mode="loss")
+        elif (
             preprocess.__class__ is BaseDataPreprocessor
             and preprocess.leaves_as_is(data)
             and type(self)._run_forward is BaseModel._run_forward
             and "_run_forward" not in self.__dict__
         ):
-            return self(**data, mode="loss")
-        return self._run_forward(preprocess(data, True), mode="loss")
+            # The same without the steps in between, which would cost more than all else here.
+            losses = self(**data, mode="loss")
+        else:
+            losses = self._run_forward(preprocess(data, True), mode="loss")
+        parsed_losses, log_vars = self.parse_losses(losses)
+        optim_wrapper.update_params(parsed_losses)
+        return log_vars
 
     def val_step(self, data: Any) -> Any:
         """Return the predictions for one batch of the validation set."""
