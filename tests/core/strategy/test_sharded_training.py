@@ -120,7 +120,13 @@ CASES = {
     "recomputed": dict(type="FSDPStrategy", activation_checkpointing=["layers.0", "layers.1"]),
     "ddp": dict(type="DDPStrategy"),
     "split": dict(type="TensorParallelStrategy", tensor_parallel=SPLIT, state_dict_cfg="sharded"),
+    # On two ranks nothing is sharded, on four each of two copies.
+    "copied": dict(type="FSDPStrategy", replicate=2),
+    "split and copied": dict(
+        type="TensorParallelStrategy", tensor_parallel=SPLIT, replicate=-1, state_dict_cfg="full"
+    ),
 }
+ON_FOUR = ["fsdp", "split", "copied", "split and copied"]
 
 
 def whole(runner):
@@ -136,7 +142,7 @@ def train_all(directory, names):
     out = {}
     for name in names:
         losses = []
-        copies = world // 2 if name == "split" else world
+        copies = world // 2 if "split" in name else world
         folder = Path(directory, f"{name}-{world}")
         runner = make_runner(folder, "pytorch", CASES[name], copies=copies, losses=losses)
         runner.train()
@@ -242,19 +248,19 @@ def runs(tmp_path_factory):
     longer.train()
     expected["longer"] = whole(longer)
     on_two = run_distributed(train_all, 2, str(directory), list(CASES), timeout_s=120)
-    on_four = run_distributed(train_all, 4, str(directory), ["fsdp", "split"], timeout_s=120)
+    on_four = run_distributed(train_all, 4, str(directory), ON_FOUR, timeout_s=120)
     resumed = run_distributed(resume_all, 2, str(directory), timeout_s=120)
     return expected, {2: on_two, 4: on_four}, resumed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "name"), [*((2, name) for name in CASES), (4, "fsdp"), (4, "split")]
+    ("ranks", "name"), [*((2, name) for name in CASES), *((4, name) for name in ON_FOUR)]
 )
 def test_every_way_of_sharding_trains_as_one_process_does(runs, ranks, name):
     expected, found, _ = runs
     results = [rank[name] for rank in found[ranks]]
-    copies = ranks // 2 if name == "split" else ranks
+    copies = ranks // 2 if "split" in name else ranks
     step = ranks // copies
     losses = torch.tensor([r["losses"] for r in results[::step]]).mean(0)
     torch.testing.assert_close(torch.tensor(expected["losses"]), losses, **TOLERANCE)
@@ -277,6 +283,12 @@ def test_modules_are_sharded_as_asked_for(runs):
     ]
     assert "Shard(dim=0)" in first["split"]["placements"]
     assert "Shard" in runs[1][4][0]["split"]["placements"]
+    for ranks, placed in [(2, "(Replicate(), Shard(dim=0))"), (4, "(Replicate(), Shard(dim=0))")]:
+        assert placed == runs[1][ranks][0]["copied"]["placements"]
+    assert runs[1][2][0]["split and copied"]["placements"] == "(Shard(dim=0),)"
+    placed = runs[1][4][0]["split and copied"]["placements"]
+    assert placed.startswith("(Replicate(), ")
+    assert "Shard" in placed.split(", ", 2)[2]
 
 
 @pytest.mark.slow
@@ -320,6 +332,21 @@ def test_precision_memory_and_place_are_as_asked_for(runs):
 def test_bad_plans_say_what_is_wrong(tmp_path, config, kind, text):
     with pytest.raises(kind, match=text):
         TensorParallelStrategy(work_dir=str(tmp_path), tensor_parallel=config or {})
+
+
+@pytest.mark.parametrize(
+    ("replicate", "text"),
+    [
+        (0, "replicate must be a positive number of copies or -1, but got 0"),
+        (1.0, "but got 1.0"),
+        (True, "but got True"),
+        (2, "replicate=2 does not divide the 1 ranks"),
+    ],
+)
+def test_bad_numbers_of_copies_say_what_is_wrong(tmp_path, replicate, text):
+    with pytest.raises(ValueError, match=text):
+        FSDPStrategy(work_dir=str(tmp_path), replicate=replicate)
+    assert FSDPStrategy(work_dir=str(tmp_path), replicate=-1).replicate == 1
 
 
 def test_a_pattern_that_fits_nothing_names_near_modules():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmx.dist import data_share
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.registry import HOOKS
 
@@ -48,7 +49,8 @@ class ThroughputHook(Hook):
         self.interval = interval
         self.counts_flops = flops or peak_tflops is not None
         self.peak_tflops = peak_tflops
-        #: Floating-point operations of one iteration on this rank; None before they are counted.
+        #: Floating-point operations of one iteration on this rank, with split layers counted whole;
+        #: None before they are counted.
         self.flops_per_iter: int | None = None
         self._counter: FlopCounterMode | None = None
         self._start = 0.0
@@ -93,13 +95,15 @@ class ThroughputHook(Hook):
         if self._iters < self.interval:
             return
         seconds = perf_counter() - self._start
-        hub, ranks = runner.message_hub, runner.world_size
-        hub.update_scalar("train/samples_per_s", self._samples * ranks / seconds)
+        # Ranks that hold one copy of the model together work on the same samples, and torch counts
+        # the operations of the whole layers that they split.
+        hub, (_, copies) = runner.message_hub, data_share(0, runner.world_size)
+        hub.update_scalar("train/samples_per_s", self._samples * copies / seconds)
         if self.flops_per_iter is not None:
-            per_rank = self.flops_per_iter * self._iters / seconds / 1e12
-            hub.update_scalar("train/tflops_per_s", per_rank * ranks)
+            achieved = self.flops_per_iter * self._iters / seconds / 1e12 * copies
+            hub.update_scalar("train/tflops_per_s", achieved)
             if self.peak_tflops is not None:
-                hub.update_scalar("train/mfu", per_rank / self.peak_tflops)
+                hub.update_scalar("train/mfu", achieved / (self.peak_tflops * runner.world_size))
         self._restart()
 
     def _stop_counter(self) -> None:

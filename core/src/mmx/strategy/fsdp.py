@@ -34,6 +34,7 @@ from mmx.strategy.replicas import (
     own_random_numbers,
     take_from_first_rank,
 )
+from mmx.strategy.scaling import SplitGradScaler
 from mmx.utils.errors import InvalidValueError
 
 _OWN_KEYS = (
@@ -255,6 +256,9 @@ class FSDPStrategy(DDPStrategy):
     def _settle(self, wrapper: Any) -> None:
         if not self._plan:
             return
+        # Its own class alone: others know how they share their decisions.
+        if type(getattr(wrapper, "loss_scaler", None)) is torch.amp.GradScaler:
+            wrapper.loss_scaler.__class__ = SplitGradScaler
         for group in wrapper.optimizer.param_groups:
             # Steps over many tensors at once take tensors of one mesh only.
             if "foreach" in group:
