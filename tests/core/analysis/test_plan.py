@@ -426,6 +426,18 @@ class PlannedOwnStep(PlannedNet):
         return {}
 
 
+def test_state_of_many_shards_is_found_with_few():
+    """State of whole elements needs no more shards; what is sent to step goes over all ranks."""
+    for config in (fsdp(CLIPPED), split(2, optim_wrapper=CLIPPED)):
+        few, many = (plan_config({**PLAIN, **config}, ranks) for ranks in (64, 512))
+        sent = few.traffic["optimizer"], many.traffic["optimizer"]
+        assert sent[0].collectives == sent[1].collectives
+        assert sent[1].messages * (64 - 1) == sent[0].messages * (512 - 1)
+        # One row of everything is the least that a rank holds.
+        assert many.memory.gradients == many.memory.optimizer
+        assert few.memory.optimizer == many.memory.optimizer
+
+
 def test_accumulation_sends_once_for_many_samples():
     model = nn.Linear(64, 64, device="meta")
     one = planned(model, batch=rows(64), batch_size=4)

@@ -69,22 +69,32 @@ class Layout:
 
     def split(self, model: nn.Module) -> None:
         """Split a model's layers in place. Needs the process group of :attr:`ranks`."""
+        self._split(model, self._mesh(1))
+
+    def split_and_shard(self, model: nn.Module, most: int | None = None) -> None:
+        """Split layers and shard weights in place, as training does.
+
+        Args:
+            model: The model.
+            most: Shard over no more than so many ranks, for which time grows.
+        """
+        mesh = self._mesh(most)
+        self._split(model, mesh)
+        if self.shards(self.data_ranks) and self.shard is not None:
+            self.shard(model, mesh["data"])
+
+    def _split(self, model: nn.Module, mesh: Any) -> None:
         if self.tensor_plan:
             from mmx.strategy.tensor_parallel import parallelize
 
-            parallelize(model, self._mesh()["tensor"], self.tensor_plan)
+            parallelize(model, mesh["tensor"], self.tensor_plan)
 
-    def split_and_shard(self, model: nn.Module) -> None:
-        """Split layers and shard weights in place, as training does."""
-        self.split(model)
-        if self.shards(self.data_ranks) and self.shard is not None:
-            self.shard(model, self._mesh()["data"])
+    def _mesh(self, most: int | None = None) -> Any:
+        from torch.distributed.device_mesh import DeviceMesh
 
-    def _mesh(self) -> Any:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        shape = (self.data_ranks, self.tensor_ranks)
-        return init_device_mesh("cpu", shape, mesh_dim_names=("data", "tensor"))
+        data = min(self.data_ranks, most or self.data_ranks)
+        ranks = torch.arange(data * self.tensor_ranks).view(data, self.tensor_ranks)
+        return DeviceMesh("cpu", ranks, mesh_dim_names=("data", "tensor"))
 
 
 def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[Layout, list[str]]:

@@ -39,6 +39,9 @@ from mmx.analysis.plan.traffic import (
 
 # Models with more bytes of weights are not run for real where they do not run without memory.
 _LARGEST_REAL = 2 << 30
+# What an optimizer keeps of each element is found with so many shards at most; state that does not
+# grow with a shard and takes more bytes than this is found with all.
+_MOST_SHARDS, _SMALL = 64, 64
 # No more ranks than this are tried for memory.
 _MOST_RANKS = 1 << 17
 
@@ -395,8 +398,15 @@ def optimizer_state_of(model: nn.Module, layout: Layout, config: Any) -> Optimiz
         layout: How it is spread.
         config: ``optim_wrapper``.
     """
+    found = _stepped(model, layout, config, _MOST_SHARDS)
+    if layout.data_ranks > _MOST_SHARDS and any(one.fixed > _SMALL for one in found.held.values()):
+        found = _stepped(model, layout, config, None)
+    return found
+
+
+def _stepped(model: nn.Module, layout: Layout, config: Any, most: int | None) -> OptimizerState:
     spread = copy.deepcopy(model)
-    layout.split_and_shard(spread)
+    layout.split_and_shard(spread, most)
     ranks = layout.ranks
     problem = None
     wrappers, partitioned, by_bucket = build_optimizers(config, spread, layout.join)
