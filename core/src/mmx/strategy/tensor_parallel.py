@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -19,6 +20,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from mmx.logging import print_log
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
 STYLES: dict[str, type[ParallelStyle]] = {
@@ -109,6 +111,32 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, plan: Mapping[str, ParallelS
     for pattern, names in matched.items():
         for name in names:
             parallelize_module(modules[name], mesh, plan[pattern])
+    _warn_of_uneven_parts(model, mesh)
+
+
+def _warn_of_uneven_parts(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Warn if ranks hold parts of different sizes, and layers draw random numbers for them."""
+    random = [
+        name
+        for name, module in model.named_modules()
+        if "drop" in type(module).__name__.lower() and getattr(module, "p", None) != 0
+    ]
+    uneven = [
+        f"{name} of {parameter.shape[place.dim]}"
+        for name, parameter in model.named_parameters()
+        if isinstance(parameter, DTensor)
+        for place in parameter.placements
+        if isinstance(place, Shard) and parameter.shape[place.dim] % mesh.size()
+    ]
+    if uneven and random:
+        print_log(
+            f"tensor_parallel splits {', '.join(uneven)} over {mesh.size()} ranks, which is uneven. A "
+            f"random layer ({', '.join(random[:3])}) between split layers draws more numbers on some "
+            "ranks than on others, and those after it then differ where they should not. Choose "
+            "sizes that the ranks divide, or leave out random layers there",
+            logger="current",
+            level=logging.WARNING,
+        )
 
 
 def _fits(name: str, pattern: str) -> bool:
