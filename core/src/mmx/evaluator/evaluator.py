@@ -17,6 +17,10 @@ def _is_data_element(kind: type) -> bool:
     return issubclass(kind, BaseDataElement)
 
 
+# What predictions often are, and what is no data element.
+_PLAIN_KINDS = frozenset((dict, list, tuple, str, int, float))
+
+
 @EVALUATOR.register_module()
 class Evaluator:
     """One or more metrics that see the same predictions.
@@ -52,12 +56,12 @@ class Evaluator:
                 anything else goes to the metrics as it is.
             data_batch: What the data loader gave.
         """
-        if isinstance(data_samples, Iterator):
+        if not isinstance(data_samples, (list, tuple)) and isinstance(data_samples, Iterator):
             data_samples = list(data_samples)
         if isinstance(data_samples, (list, tuple)):
             # The set of types is small, however large the batch.
             kinds = {*map(type, data_samples)}
-            if any(map(_is_data_element, kinds)):
+            if not kinds <= _PLAIN_KINDS and any(map(_is_data_element, kinds)):
                 data_samples = [
                     sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                     for sample in data_samples

@@ -551,6 +551,8 @@ class _EvalLoop(BaseLoop):
         self.fp16 = fp16
         self.with_loss = with_loss
         self._losses: dict[str, HistoryBuffer] = {}
+        # While `run` is under way, as in training loops.
+        self._calls: tuple[list[HookCall], ...] | None = None
         for _, loader, one in self._sets:
             self._introduce(loader, one)
 
@@ -634,11 +636,15 @@ class _EvalLoop(BaseLoop):
         alone = state is not None and get_world_size() == 1
         self._losses.clear()
         run_iter = self.run_iter
-        with torch.no_grad():
-            for idx, data_batch in enumerate(self.dataloader):
-                run_iter(idx, data_batch)
-                if alone and state.stop_signal:
-                    raise RunStopped(state.stop_signal)
+        self._calls = calls_of(self._runner, self._before_iter, self._after_iter)
+        try:
+            with torch.no_grad():
+                for idx, data_batch in enumerate(self.dataloader):
+                    run_iter(idx, data_batch)
+                    if alone and state.stop_signal:
+                        raise RunStopped(state.stop_signal)
+        finally:
+            self._calls = None
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if self._losses:
             metrics.update(_parse_losses(self._losses, self.mode))
@@ -654,15 +660,31 @@ class _EvalLoop(BaseLoop):
         if torch.is_grad_enabled():  # called from outside of `run`
             with torch.no_grad():
                 return self.run_iter(idx, data_batch)
-        runner = self._runner
-        runner.call_hook(self._before_iter, batch_idx=idx, data_batch=data_batch)
+        runner, calls = self._runner, self._calls
+        if calls is not None and runner._state.stage is not None:  # inside of a hook's stage
+            calls = None
+        if calls is None:
+            runner.call_hook(self._before_iter, batch_idx=idx, data_batch=data_batch)
+        else:
+            runner._state.stage = self._before_iter
+            for call in calls[0]:
+                call(runner, batch_idx=idx, data_batch=data_batch)
+            runner._state.stage = None
         if self.fp16:
             with autocast(enabled=True):
                 outputs = self._step(data_batch)
         else:
             outputs = self._step(data_batch)
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        runner.call_hook(self._after_iter, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        if calls is None:
+            runner.call_hook(
+                self._after_iter, batch_idx=idx, data_batch=data_batch, outputs=outputs
+            )
+        else:
+            runner._state.stage = self._after_iter
+            for call in calls[1]:
+                call(runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            runner._state.stage = None
         return None
 
     def _step(self, data_batch: Any) -> Any:

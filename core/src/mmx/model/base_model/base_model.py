@@ -62,13 +62,7 @@ class BaseModel(BaseModule):
         if context.__class__ is not nullcontext:
             with context:
                 losses = self._run_forward(preprocess(data, True), mode="loss")
-        elif (
-            preprocess.__class__ is BaseDataPreprocessor
-            and preprocess.leaves_as_is(data)
-            and type(self)._run_forward is BaseModel._run_forward
-            and "_run_forward" not in self.__dict__
-        ):
-            # The same without the steps in between, which would cost more than all else here.
+        elif self._forwards_as_is(preprocess, data):
             losses = self(**data, mode="loss")
         else:
             losses = self._run_forward(preprocess(data, True), mode="loss")
@@ -78,11 +72,29 @@ class BaseModel(BaseModule):
 
     def val_step(self, data: Any) -> Any:
         """Return the predictions for one batch of the validation set."""
-        return self._run_forward(self.data_preprocessor(data, False), mode="predict")
+        return self._predict(data)
 
     def test_step(self, data: Any) -> Any:
         """Return the predictions for one batch of the test set."""
-        return self._run_forward(self.data_preprocessor(data, False), mode="predict")
+        return self._predict(data)
+
+    def _predict(self, data: Any) -> Any:
+        preprocess = self._modules.get("data_preprocessor") or self.data_preprocessor
+        if self._forwards_as_is(preprocess, data):
+            return self(**data, mode="predict")
+        return self._run_forward(preprocess(data, False), mode="predict")
+
+    def _forwards_as_is(self, preprocess: Any, data: Any) -> bool:
+        """Tell whether nothing happens to a batch but that :meth:`forward` gets its entries.
+
+        To go through all that lies in between would cost more than all else of the engine's step.
+        """
+        return (
+            preprocess.__class__ is BaseDataPreprocessor
+            and preprocess.leaves_as_is(data)
+            and type(self)._run_forward is BaseModel._run_forward
+            and "_run_forward" not in self.__dict__
+        )
 
     def parse_losses(
         self, losses: dict[str, Tensor | list[Tensor]]

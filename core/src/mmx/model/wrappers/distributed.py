@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel.distributed import DistributedDataParallel
 
@@ -58,7 +63,8 @@ class MMDistributedDataParallel(DistributedDataParallel):
         gradient_compression: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(module=module, **_renamed(kwargs))
+        with _compiler_stays_unimported():
+            super().__init__(module=module, **_renamed(kwargs))
         self.detect_anomalous_params = detect_anomalous_params
         if gradient_compression is not None:
             compress_gradients(self, gradient_compression)
@@ -99,6 +105,49 @@ class MMDistributedDataParallel(DistributedDataParallel):
         raise TypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
+
+
+class _Compiler:
+    """``torch._dynamo`` before its import: tells its setting for DDP, and is imported for all else."""
+
+    def __init__(self) -> None:
+        self.utils = _CompilerUtils()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo"), name)
+
+
+class _CompilerUtils:
+    def get_optimize_ddp_mode(self) -> str:
+        if "torch._dynamo" in sys.modules:
+            return str(importlib.import_module("torch._dynamo.utils").get_optimize_ddp_mode())
+        # The setting has its default: only the compiler's own import makes it one that can be set.
+        return "ddp_optimizer"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch._dynamo.utils"), name)
+
+
+@contextmanager
+def _compiler_stays_unimported() -> Iterator[None]:
+    """Keep torch from importing its compiler, for more than a second, to wrap a model.
+
+    torch does so to read one of the compiler's settings. The first step of an optimizer imports it
+    later, when the run has begun and checks have passed; so does compiling a model. Where the
+    compiler is there already, or a torch does not read that setting, nothing is changed.
+    """
+    code = getattr(DistributedDataParallel.__init__, "__code__", None)
+    asks = code is not None and "get_optimize_ddp_mode" in code.co_names
+    if not asks or "torch._dynamo" in sys.modules or "_dynamo" in vars(torch):
+        yield
+        return
+    compiler = _Compiler()
+    vars(torch)["_dynamo"] = compiler
+    try:
+        yield
+    finally:
+        if vars(torch).get("_dynamo") is compiler:  # else imported meanwhile
+            del vars(torch)["_dynamo"]
 
 
 @functools.cache
