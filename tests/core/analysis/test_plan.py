@@ -129,7 +129,14 @@ CONFIGS = {
     "fsdp, again": fsdp(strategy=dict(activation_checkpointing=["blocks.0"])),
     "ddp, half weights": dict(ddp(), model=HALF_NET),
     "fsdp, half weights": dict(fsdp(), model=HALF_NET),
+    "fsdp, copies": fsdp(strategy=dict(replicate=2)),
+    "fsdp, copies, half": fsdp(CLIPPED, dict(replicate=2), mixed_precision=HALF),
+    "fsdp, all copies": fsdp(strategy=dict(replicate=-1)),
     "split": split(2),
+    "split, copies": dict(
+        split(2),
+        strategy=dict(type="FSDPStrategy", tensor_parallel=dict(size=2, plan=SPLIT), replicate=-1),
+    ),
     "split, half": split(2, mixed_precision=HALF),
     "split, clipped": split(2, optim_wrapper=CLIPPED),
     "split, accumulated": split(2, optim_wrapper=dict(ADAM, accumulative_counts=2)),
@@ -286,6 +293,8 @@ PEAKS = {
     "fsdp, half": fsdp(mixed_precision=HALF),
     "fsdp, accumulated": fsdp(dict(ADAM, accumulative_counts=2)),
     "fsdp, again": fsdp(strategy=dict(activation_checkpointing=["blocks.0", "blocks.1"])),
+    "fsdp, copies": fsdp(strategy=dict(replicate=-1)),
+    "fsdp, copies, half": fsdp(strategy=dict(replicate=-1), mixed_precision=HALF),
     "split": split(2, SPLIT_WIDE),
 }
 
@@ -436,6 +445,24 @@ def test_state_of_many_shards_is_found_with_few():
         # One row of everything is the least that a rank holds.
         assert many.memory.gradients == many.memory.optimizer
         assert few.memory.optimizer == many.memory.optimizer
+
+
+def test_copies_send_between_machines_and_their_shards_within():
+    links = Links(link=1e9, local_link=1e12, ranks_per_machine=4, latency_s=0)
+    whole = plan_config(fsdp(), 16, links=links)
+    copied = plan_config(fsdp(strategy=dict(replicate=4)), 16, links=links)
+    assert set(copied.traffic) == {"data", "copies"}
+    within, between = copied.traffic["data"].sent, copied.traffic["copies"].sent
+    assert copied.send_s == pytest.approx(within / 1e12 + between / 1e9)
+    assert whole.send_s == pytest.approx(whole.traffic["data"].sent / 1e9)
+    assert copied.memory.weights > whole.memory.weights
+    found = plan_config(
+        fsdp(strategy=dict(replicate=4)), 16, input_shapes=["10"], batch_size=4, memory_limit=10**9
+    )
+    assert [p.ranks for p in found.scaling][:3] == [4, 8, 16]
+    assert found.least_ranks == 4
+    with pytest.raises(ValueError, match="replicate=3 does not divide the 16 ranks"):
+        plan_config(fsdp(strategy=dict(replicate=3)), 16)
 
 
 def test_accumulation_sends_once_for_many_samples():

@@ -22,6 +22,7 @@ _MEMORY = {
 }
 _TRAFFIC = {
     "data": "gradients and weights",
+    "copies": "gradients between copies",
     "statistics": "batch statistics",
     "tensor": "activations of split layers",
     "optimizer": "clipping and stepping",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,8 @@ class Layout:
         sync_bn: Batch statistics are synchronised.
         shard: Shards a model in place over a mesh, as the strategy does.
         join: Lets an optimizer wrapper (model, wrapper) step as the strategy wants it.
+        copies: Groups of ranks that each shard the weights over their own ranks; None: as many as
+            there are ranks (or sets of them that split layers).
         any_ranks: The layout serves other numbers of ranks, too.
     """
 
@@ -55,12 +58,22 @@ class Layout:
     sync_bn: bool = False
     shard: Callable[[nn.Module, Any], None] | None = None
     join: Callable[[nn.Module, Any], Any] | None = None
+    copies: int | None = 1
     any_ranks: bool = True
 
     @property
     def data_ranks(self) -> int:
         """Processes that get different samples, or sets of them that share layers."""
         return self.ranks // self.tensor_ranks
+
+    @property
+    def unit(self) -> int:
+        """Numbers of ranks that are a multiple of this can be laid out so."""
+        return self.tensor_ranks * (self.copies or 1)
+
+    def shard_ranks(self, data_ranks: int) -> int:
+        """Return over how many of so many ranks (or sets of them) a copy's weights are sharded."""
+        return data_ranks // (data_ranks if self.copies is None else self.copies)
 
     def shards(self, data_ranks: int) -> bool:
         """Tell whether weights are sharded over so many ranks (or sets of them)."""
@@ -81,7 +94,8 @@ class Layout:
         mesh = self._mesh(most)
         self._split(model, mesh)
         if self.shards(self.data_ranks) and self.shard is not None:
-            self.shard(model, mesh["data"])
+            copied = "replicate" in (mesh.mesh_dim_names or ())
+            self.shard(model, mesh["replicate", "shard"] if copied else mesh["shard"])
 
     def _split(self, model: nn.Module, mesh: Any) -> None:
         if self.tensor_plan:
@@ -92,9 +106,16 @@ class Layout:
     def _mesh(self, most: int | None = None) -> Any:
         from torch.distributed.device_mesh import DeviceMesh
 
-        data = min(self.data_ranks, most or self.data_ranks)
-        ranks = torch.arange(data * self.tensor_ranks).view(data, self.tensor_ranks)
-        return DeviceMesh("cpu", ranks, mesh_dim_names=("data", "tensor"))
+        shards = self.shard_ranks(self.data_ranks)
+        # More copies than two change nothing for one of them.
+        sizes = {
+            "replicate": min(self.data_ranks // shards, 2),
+            "shard": min(shards, most or shards),
+            "tensor": self.tensor_ranks,
+        }
+        kept = {name: size for name, size in sizes.items() if size > 1 or name != "replicate"}
+        ranks = torch.arange(math.prod(kept.values())).view(*kept.values())
+        return DeviceMesh("cpu", ranks, mesh_dim_names=tuple(kept))
 
 
 def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[Layout, list[str]]:
@@ -129,16 +150,13 @@ def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[
             "DeepSpeedStrategy cannot be planned: DeepSpeed itself divides weights and state; "
             "FSDPStrategy does the same as its ZeRO stage 3 and can be planned"
         )
-    if given.get("replicate", 1) != 1:
-        raise CannotPlanError(
-            f"replicate={given['replicate']} of {kind} is not known here; without it the weights are "
-            "sharded over all ranks, and that can be planned"
-        )
     strategy: Any = STRATEGIES.build(given, default_args={"env_kwargs": dict(_SHARED)})
     wrapper = config.get("model_wrapper_cfg")
     common = _common(config, strategy)
     if issubclass(cls, FSDPStrategy):
         options = dict(wrapper or strategy.model_wrapper or {})
+        common["sync_bn"] = strategy.sync_bn is not None
+        common["copies"] = None if given.get("replicate") == -1 else strategy.replicate
         has_size = (given.get("tensor_parallel") or {}).get("size") is not None
         return _sharded(strategy, options, ranks, model, common, has_size, notes), notes
     if not issubclass(cls, DDPStrategy) and wrapper is None:

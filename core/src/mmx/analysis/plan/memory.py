@@ -63,6 +63,7 @@ def memory_of(
     state: OptimizerState | None = None,
     groups: list[list[nn.Parameter]] | None = None,
     sharding: ShardOptions | None = None,
+    copied: bool = False,
     ddp: DDPOptions | None = None,
     activations: int | None = None,
 ) -> tuple[Memory, Memory | None]:
@@ -70,10 +71,11 @@ def memory_of(
 
     Args:
         model: The model, on any device.
-        ranks: Number of processes.
+        ranks: Number of processes over which weights are sharded, if they are.
         state: Of the optimizer.
         groups: What is gathered together; None if nothing is sharded.
         sharding: How.
+        copied: There are several copies of what is sharded.
         ddp: How gradients are averaged; None if they are not.
         activations: Bytes of activations.
     """
@@ -89,7 +91,12 @@ def memory_of(
     fixed = sum(local_of(b).nbytes for b in model.buffers())
     if groups is not None:
         sharding = sharding or ShardOptions()
-        extra = _gathered(groups, sharding) if ranks > 1 or sharding.offload else 0
+        extra = 0
+        if ranks > 1 or sharding.offload or sharding.gathered_itemsize is not None:
+            extra = _gathered(groups, sharding)
+        elif copied:
+            # What is averaged at once.
+            extra = max(sum(local_of(p).nbytes for p in g if p.requires_grad) for g in groups)
         if sharding.offload:
             return (
                 Memory(fixed, 0, 0, extra, activations),

@@ -29,6 +29,7 @@ from mmx.analysis.plan.traffic import (
     Links,
     Traffic,
     buffer_traffic,
+    copies_traffic,
     ddp_traffic,
     fsdp_traffic,
     local_of,
@@ -81,8 +82,9 @@ class Plan:
         fits: Whether :attr:`memory` is within it; None if that is not known.
         least_ranks: Fewest ranks with which it is; None if none of those tried.
         traffic: What a rank sends in a step: ``data``, between ranks with different samples;
-            ``statistics``, of synchronised batch normalisation; ``tensor``, between those that
-            share layers; ``optimizer``, to clip and to step.
+            ``copies``, between groups that each shard the weights; ``statistics``, of synchronised
+            batch normalisation; ``tensor``, between those that share layers; ``optimizer``, to clip
+            and to step.
         transfers: Bytes ``to_device`` and ``to_host`` in a step, if weights wait on the host.
         forward_flops: Operations of the forward passes of a step on one rank; None if unknown.
         flops: Those of forward and backward passes.
@@ -239,12 +241,14 @@ class _Planner:
     def _memory(self, ranks: int) -> tuple[Memory, Memory | None]:
         layout, data = self.layout, ranks // self.layout.tensor_ranks
         passes = self.trial.passes
+        sharded = layout.shards(data)
         return memory_of(
             self.split,
-            data,
+            layout.shard_ranks(data) if sharded else data,
             state=self.state,
-            groups=self.groups if layout.shards(data) else None,
+            groups=self.groups if sharded else None,
             sharding=layout.sharding,
+            copied=sharded and layout.shard_ranks(data) < data,
             ddp=layout.ddp if layout.strategy == "ddp" else None,
             activations=None if passes is None else passes.kept,
         )
@@ -257,7 +261,7 @@ class _Planner:
         if not self.layout.any_ranks:
             plan.least_ranks = plan.ranks if plan.fits else None
             return
-        unit = self.layout.tensor_ranks
+        unit = self.layout.unit
 
         def fits(sets: int) -> bool:
             return self._memory(sets * unit)[0].total <= limit
@@ -279,9 +283,9 @@ class _Planner:
         layout, data = self.layout, ranks // self.layout.tensor_ranks
         found = {}
         if layout.strategy != "single" and data > 1:
-            found["data"] = self._between_data_ranks(data)
+            found.update(self._between_data_ranks(data))
             statistics = sync_bn_traffic(self.model, data, layout.sync_bn)
-            if layout.strategy == "ddp" and statistics.messages:
+            if statistics.messages:
                 found["statistics"] = statistics.times(layout.accumulation)
         if layout.tensor_ranks > 1 and self.trial.passes is not None:
             sent = of_collectives(self.trial.passes.collectives, layout.tensor_ranks)
@@ -295,30 +299,39 @@ class _Planner:
             found["optimizer"] = steps
         return found
 
-    def _between_data_ranks(self, data: int) -> Traffic:
+    def _between_data_ranks(self, data: int) -> dict[str, Traffic]:
         layout = self.layout
         if layout.strategy == "fsdp":
             assert self.groups is not None
             sharding = layout.sharding
-            return fsdp_traffic(
+            shards = layout.shard_ranks(data)
+            within = fsdp_traffic(
                 self.groups,
-                data,
+                shards,
                 reshard_after_forward=sharding.reshard_after_forward,
                 gathered_itemsize=sharding.gathered_itemsize,
                 reduced_itemsize=sharding.reduced_itemsize,
                 accumulation=layout.accumulation,
             )
+            between = copies_traffic(
+                self.groups,
+                shards,
+                data // shards,
+                sharding.reduced_itemsize or sharding.gathered_itemsize,
+            )
+            parts = {"data": within, "copies": between}
+            return {name: part for name, part in parts.items() if part.messages}
         order = self.trial.passes.order if self.trial.passes is not None else None
-        return ddp_traffic(self.model, data, layout.ddp, order).and_also(
-            buffer_traffic(self.model, data, layout.ddp)
-        )
+        sent = ddp_traffic(self.model, data, layout.ddp, order)
+        return {"data": sent.and_also(buffer_traffic(self.model, data, layout.ddp))}
 
     def _transfers(self, ranks: int) -> dict[str, int] | None:
         """Return what crosses between host and device in a step, None if nothing does."""
         layout, data = self.layout, ranks // self.layout.tensor_ranks
         if not (layout.sharding.offload and layout.shards(data)):
             return None
-        held = memory_of(self.split, data, groups=self.groups, sharding=layout.sharding)[1]
+        shards = layout.shard_ranks(data)
+        held = memory_of(self.split, shards, groups=self.groups, sharding=layout.sharding)[1]
         assert held is not None
         gathers = 2 if layout.sharding.reshard_after_forward else 1
         return {
@@ -334,7 +347,14 @@ class _Planner:
         for axis in ("statistics", "optimizer"):
             if axis in traffic:
                 waiting += traffic[axis].seconds(self.links, ranks)
-        hiding = traffic["data"].seconds(self.links, ranks) if "data" in traffic else 0.0
+        hiding = 0.0
+        if "data" in traffic:
+            # Shards of a copy are on neighbouring ranks.
+            copies = self.layout.shard_ranks(ranks // self.layout.tensor_ranks)
+            near = copies * self.layout.tensor_ranks if self.layout.strategy == "fsdp" else ranks
+            hiding += traffic["data"].seconds(self.links, near)
+        if "copies" in traffic:
+            hiding += traffic["copies"].seconds(self.links, ranks)
         return hiding, waiting
 
     def _transfer_s(self, transfers: Mapping[str, int] | None) -> float:
@@ -381,7 +401,7 @@ class _Planner:
             return [self.layout.ranks]
         if self.layout.strategy == "single":
             return sorted({1, self.layout.ranks})
-        numbers, n = {self.layout.ranks}, self.layout.tensor_ranks
+        numbers, n = {self.layout.ranks}, self.layout.unit
         while n <= max(4 * self.layout.ranks, 1024):
             numbers.add(n)
             n *= 2

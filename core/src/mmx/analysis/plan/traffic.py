@@ -322,6 +322,31 @@ def fsdp_traffic(
     )
 
 
+def copies_traffic(
+    groups: list[list[nn.Parameter]], shards: int, copies: int, itemsize: int | None
+) -> Traffic:
+    """Return what groups of ranks that each shard the weights send each other in a step.
+
+    The gradients of each shard are averaged over the copies, once they are reduced within each.
+
+    Args:
+        groups: What is reduced together.
+        shards: Ranks of a group.
+        copies: Number of groups.
+        itemsize: Bytes per element of reduced gradients; None is that of the weights.
+    """
+    sizes = [
+        sum(
+            shard_bytes(local_of(p).shape, itemsize or p.element_size(), shards)
+            for p in group
+            if p.requires_grad
+        )
+        for group in groups
+    ]
+    sizes = [size for size in sizes if size]
+    return of_collectives({"all_reduce": (len(sizes), sum(sizes))}, copies)
+
+
 def sync_bn_traffic(model: nn.Module, ranks: int, convert: bool) -> Traffic:
     """Return what synchronised batch normalisation sends in an iteration.
 
