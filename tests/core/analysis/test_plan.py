@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmx.analysis.plan import Layout, Links, make_plan, plan_config
+from mmx.analysis.plan import CannotPlanError, Layout, Links, make_plan, plan_config
 from mmx.analysis.plan.layout import layout_of
 from mmx.analysis.plan.passes import Precision, measured, prepare_types
 from mmx.analysis.plan.planning import optimizer_state_of
@@ -23,7 +23,8 @@ from mmx.analysis.plan.traffic import (
     shard_groups,
 )
 from mmx.model import BaseModel
-from mmx.registry import MODELS, STRATEGIES
+from mmx.optim import OptimWrapper, OptimWrapperDict
+from mmx.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, STRATEGIES
 from mmx.testing.distributed import run_distributed
 
 
@@ -554,6 +555,30 @@ def test_state_of_optimizers_is_that_of_each_shape():
     # A row and a column in place of a matrix; the vector has its own shape.
     factored = 4 * (32 + 16) + 4 * 10 + 2 * 4
     assert state_of(dict(type="Adafactor"), *shapes)[1] == factored
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+class PlannedPairConstructor:
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.rate = optim_wrapper_cfg["rate"]
+
+    def __call__(self, model):
+        adam = torch.optim.Adam(model.one.parameters(), lr=self.rate)
+        sgd = torch.optim.SGD(model.two.parameters(), lr=self.rate, momentum=0.9)
+        return OptimWrapperDict(one=OptimWrapper(adam), two=OptimWrapper(sgd))
+
+
+def test_several_optimizers_hold_what_each_does():
+    config = dict(
+        model=dict(type="PlannedParts"),
+        optim_wrapper=dict(constructor="PlannedPairConstructor", rate=0.1),
+    )
+    plan = plan_config(config, 2)
+    assert plan.memory.optimizer == 2 * 4 * 11 * 20 + 2 * 4 + 4 * (21 * 20 + 21 * 10)
+    config["optim_wrapper"] = OptimWrapper(torch.optim.SGD([torch.ones(1)], lr=0.1))
+    with pytest.raises(CannotPlanError, match="its optim_wrapper holds finished optimizers"):
+        plan_config(config, 2)
+    assert plan_config({**config, "optim_wrapper": None}, 2).memory.optimizer == 0
 
 
 def test_an_optimizer_that_cannot_step_on_parts_of_weights_is_told():

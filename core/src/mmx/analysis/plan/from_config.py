@@ -143,6 +143,8 @@ def _notes(config: Mapping[str, Any], model: nn.Module) -> list[str]:
             "an iteration"
         )
     optim = config.get("optim_wrapper")
+    if optim is None:
+        notes.append("it has no optim_wrapper, so that there is no state of an optimizer")
     kind = optim.get("type") if isinstance(optim, Mapping) else None
     if str(getattr(kind, "__name__", kind)).endswith("ApexOptimWrapper"):
         notes.append("ApexOptimWrapper's mixed precision is not taken into account")

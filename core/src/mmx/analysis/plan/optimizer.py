@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmx.analysis.plan.build import CannotPlanError
 from mmx.analysis.plan.pretend import Recorder
 from mmx.analysis.plan.traffic import Traffic, local_of, of_collectives
 from mmx.strategy.building import optim_wrapper_from
@@ -110,18 +111,24 @@ def build_optimizers(
         model: The model.
         join: Lets them step as the strategy wants it.
     """
+    if not isinstance(config, Mapping) or not {"optimizer", "constructor"} & set(config):
+        raise CannotPlanError(
+            "its optim_wrapper holds finished optimizers, which step on weights of their own; "
+            "describe them: optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1))"
+        )
     config = copy.deepcopy(dict(config))
     partitioned = by_bucket = False
-    if "optimizer" in config or "constructor" in config:
+    if "optimizer" in config:
+        # One that several are built for may have a type of its own.
         config["type"] = "OptimWrapper"
         for key in _OF_WRAPPERS:
             config.pop(key, None)
-        optimizer = config.get("optimizer")
-        if isinstance(optimizer, Mapping) and _name(optimizer) == "ZeroRedundancyOptimizer":
-            partitioned = True
-            by_bucket = bool(optimizer.get("parameters_as_bucket_view"))
-            inner = {k: v for k, v in optimizer.items() if k not in _OF_ZERO}
-            config["optimizer"] = {**inner, "type": optimizer.get("optimizer_type")}
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, Mapping) and _name(optimizer) == "ZeroRedundancyOptimizer":
+        partitioned = True
+        by_bucket = bool(optimizer.get("parameters_as_bucket_view"))
+        inner = {k: v for k, v in optimizer.items() if k not in _OF_ZERO}
+        config["optimizer"] = {**inner, "type": optimizer.get("optimizer_type")}
     built: Any = optim_wrapper_from(config, model)
     if join is not None:
         join(model, built)
