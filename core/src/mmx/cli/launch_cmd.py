@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -148,8 +149,11 @@ def _launch(
         Std,
     )
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, launch_agent
     from torch.distributed.run import determine_local_world_size, parse_min_max_nnodes
+
+    from mmx.dist import rendezvous
 
     try:
         least, most = parse_min_max_nnodes(nnodes)
@@ -171,13 +175,14 @@ def _launch(
     meeting: dict[str, Any] = {}
     if node_rank is not None and not single:
         meeting["is_host"] = str(node_rank == 0).lower()
+    rendezvous.register()
     config = LaunchConfig(
         min_nodes=least,
         max_nodes=most,
         nproc_per_node=processes,
         logs_specs=logs,
         run_id=f"{rdzv_id}-{uuid.uuid4()}" if single else rdzv_id,
-        rdzv_backend="c10d",
+        rdzv_backend=rendezvous.BACKEND,
         rdzv_endpoint=rdzv_endpoint or "localhost:0",
         rdzv_configs=meeting,
         max_restarts=max_restarts,
@@ -191,6 +196,11 @@ def _launch(
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
         return _report(error, Path(folder))
+    except RendezvousError as error:
+        _report_failures_on_record(Path(folder))
+        raise click.ClickException(
+            f"this machine cannot meet the others at {rdzv_endpoint or 'localhost'}: {error}"
+        ) from error
     return 0
 
 
@@ -244,6 +254,27 @@ def _report(error: Any, folder: Path) -> int:
             click.echo(f"\nrank {rank} {how}: {_ending(failure)}", err=True)
             _show_tail(folder, failure)
     return _exit_code(first)
+
+
+def _report_failures_on_record(folder: Path) -> None:
+    """Show what the ranks of this machine noted last: they were to be started anew, and cannot be."""
+    attempts: dict[Path, list[dict[str, Any]]] = {}
+    for file in folder.glob("*/attempt_*/*/error.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            message = json.loads(file.read_text(encoding="utf-8"))["message"]
+            extra = message["extraInfo"]
+            attempts.setdefault(file.parent.parent, []).append(
+                {
+                    "follows": bool(extra["follows"]),
+                    "rank": extra["rank"],
+                    "trace": extra["py_callstack"],
+                }
+            )
+    if not attempts:
+        return
+    last = max(attempts, key=lambda path: int(path.name.rpartition("_")[2]))
+    for note in sorted(attempts[last], key=lambda note: (note["follows"], note["rank"])):
+        click.echo(f"\nrank {note['rank']} failed:\n{note['trace'].rstrip()}", err=True)
 
 
 def _text(failure: Any) -> str:

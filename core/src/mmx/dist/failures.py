@@ -207,14 +207,27 @@ def _without_store(watch: _Watch, error: BaseException, silent: BaseException) -
     """Return the error of a rank that cannot ask: the process that holds the store has gone."""
     if not is_transport_error(error):
         return error
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    who = f"the machine of rank 0 ({host})" if agent else f"rank 0 ({host})"
+    ranks, who = [0], f"rank 0 ({host})"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # It is that of the launcher on the machine of rank 0.
+        ranks = _ranks_of_first_machine()
+        who = f"the machine of {_ranks(ranks)} ({host})"
     return PeerError(
-        [0],
+        ranks,
         f"{who} is lost: killed, stalled, or cut off from this rank {torch_dist.get_rank()}, and its "
         f"store does not answer ({silent}). Here: {error}",
     )
+
+
+def _ranks_of_first_machine() -> list[int]:
+    """Return the ranks on the machine of rank 0, as far as torchrun's variables tell."""
+    local, machines = (
+        int(os.environ.get(n, "1")) for n in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
+    )
+    alike = local * machines == torch_dist.get_world_size()
+    elsewhere = os.environ.get("GROUP_RANK", "0") != "0"
+    return list(range(local)) if alike and elsewhere else [0]
 
 
 def _has(watch: _Watch, key: str) -> bool:
@@ -275,9 +288,13 @@ def _indented(text: str) -> str:
 
 
 def _name(ranks: list[int]) -> str:
+    return f"{_ranks(ranks)} {'is' if len(ranks) == 1 else 'are'}"
+
+
+def _ranks(ranks: list[int]) -> str:
     if len(ranks) == 1:
-        return f"rank {ranks[0]} is"
-    return f"ranks {', '.join(map(str, ranks[:20]))}{', …' if len(ranks) > 20 else ''} are"
+        return f"rank {ranks[0]}"
+    return f"ranks {', '.join(map(str, ranks[:20]))}{', …' if len(ranks) > 20 else ''}"
 
 
 # Connections --------------------------------------------------------------------------------
@@ -351,6 +368,7 @@ def record_for_launcher(error: BaseException) -> None:
         "py_callstack": "".join(traceback.format_exception(error)),
         "timestamp": str(at),
         "follows": follows,
+        "rank": int(os.environ.get("RANK", "0")),
     }
     text = {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}}
     with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
