@@ -145,6 +145,30 @@ CONFIGS = {
 }
 
 
+OF_ONE = ["single", "ddp", "ddp, factored", "ddp, accumulated", "ddp, mixed"]
+OF_FOUR = [
+    "single",
+    "ddp",
+    "ddp, accumulated",
+    "ddp, divided state",
+    "ddp, half weights",
+    "fsdp",
+    "fsdp, accumulated",
+    "fsdp, clipped",
+    "fsdp, kept",
+    "fsdp, half",
+    "fsdp, copies",
+    "fsdp, copies, half",
+    "fsdp, all copies",
+    "split",
+    "split, half",
+    "split, clipped",
+    "split, accumulated",
+    "split, copies",
+    "split over all",
+]
+
+
 def prepared_run(config):
     described = config.get("strategy") or dict(type="DDPStrategy")
     strategy = STRATEGIES.build(
@@ -238,7 +262,7 @@ def measure_all(names):
 
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_memory_and_traffic_are_what_ranks_really_hold_and_send(ranks):
-    names = [n for n in CONFIGS if ranks > 1 or "ddp" in n or n == "single"]
+    names = {1: OF_ONE, 2: list(CONFIGS), 4: OF_FOUR}[ranks]
     everyone = run_distributed(measure_all, ranks, names)
     for name in names:
         found = [one[name] for one in everyone]

@@ -33,7 +33,7 @@ class CommandNet(BaseModel):
             self.blocks[1].weight = self.blocks[0].weight
 
     def forward(self, x, label=None, mode="tensor"):
-        for block in self.blocks:
+        for block in self.blocks if self.trouble != "unused" else self.blocks[:1]:
             x = block(x).relu()
         if self.trouble == "numbers" and x.detach().sum().item() < 0:
             raise RuntimeError("no sum of squares")
@@ -211,9 +211,16 @@ def test_models_that_look_at_numbers_are_run_for_real_with_few_samples():
     plan, plain = planned(trouble="numbers", batch_size=50), planned(batch_size=50)
     assert plan.memory == plain.memory
     assert plan.flops == plain.flops
+    assert plan.traffic == plain.traffic
     assert len(plan.notes) == 1
     assert "the model does not run without memory (" in plan.notes[0]
     assert "so that it was run on the CPU, with 2 and 3 samples" in plan.notes[0]
+
+
+def test_weights_that_no_gradient_reaches_are_told_and_sent_all_the_same():
+    plan, plain = planned(trouble="unused"), planned()
+    assert plan.traffic == plain.traffic
+    assert "no gradient reaches blocks.1.weight, blocks.1.bias from what" in plan.notes[0]
 
 
 def test_models_that_never_run_are_planned_without_activations():

@@ -228,13 +228,33 @@ class _Planner:
             transfers=transfers,
             send_s=sum(self._send_s(traffic, ranks)),
             transfer_s=self._transfer_s(transfers),
-            notes=[*self.trial.notes, *([self.state.problem] if self.state.problem else [])],
+            notes=[
+                *self.trial.notes,
+                *self._without_gradients(),
+                *([self.state.problem] if self.state.problem else []),
+            ],
         )
         if memory_limit is not None:
             self._fit(plan, memory_limit)
         if self.trial.passes is not None:
             self._time(plan, self.trial.passes, min_efficiency)
         return plan
+
+    def _without_gradients(self) -> list[str]:
+        """Return a note on trained weights that no gradient reaches."""
+        if self.trial.passes is None:
+            return []
+        reached = set(self.trial.passes.order)
+        names = [
+            n for n, p in self.model.named_parameters() if p.requires_grad and n not in reached
+        ]
+        if not names:
+            return []
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return [
+            f"no gradient reaches {shown} from what the model puts out; where that is so in "
+            "training, DDP needs find_unused_parameters=True"
+        ]
 
     # Memory -----------------------------------------------------------------------------------
 
@@ -530,4 +550,4 @@ def real_passes(
         low, high = getattr(few, name), getattr(more, name)
         return int(low + (high - low) * (size - sizes[0]))
 
-    return Passes(extended("kept"), extended("flops"), extended("forward_flops"))
+    return Passes(extended("kept"), extended("flops"), extended("forward_flops"), order=more.order)

@@ -212,7 +212,12 @@ class DDPOptions:
                 They stay in the order of the model where unused ones are looked for.
         """
         named = dict(model.named_parameters())
-        ready = [named[n] for n in order] if order is not None else [*reversed(named.values())]
+        ready = [*reversed(named.values())]
+        if order is not None:
+            first = set(order)
+            ready = [named[n] for n in order] + [
+                named[n] for n in reversed(named) if n not in first
+            ]
         if self.find_unused:
             ready = list(named.values())
         found = []
