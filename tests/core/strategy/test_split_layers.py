@@ -340,10 +340,28 @@ def _is_split(value):
     return hasattr(value, "full_tensor")
 
 
+def warned_of(hidden, dropout):
+    """Split a layer, perhaps unevenly, and return what is logged."""
+    from mmx.strategy import TensorParallelStrategy
+
+    texts = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "mmx.strategy.tensor_parallel.print_log", lambda text, **kwargs: texts.append(text)
+        )
+        model = nn.Sequential(nn.Linear(4, hidden), nn.Dropout(dropout), nn.Linear(hidden, 4))
+        plan = {"0": "colwise", "2": "rowwise"}
+        TensorParallelStrategy(
+            env_kwargs=dict(shared=True), tensor_parallel=dict(plan=plan)
+        ).wrap_model(model)
+    return texts
+
+
 def on_two(directory):
     out = {"random": train_with_random_numbers(directory, 2, [2])}
     out["saved"] = evaluate_and_save(directory, 2)
     out["overflow"] = overflow(directory)
+    out["warned"] = [warned_of(5, 0.5), warned_of(5, 0.0), warned_of(6, 0.5)]
     return out
 
 
@@ -482,3 +500,104 @@ def test_weights_drawn_in_parts_are_equal_where_ranks_have_copies_and_unlike_els
             assert_equal(expected, found[name])
         for value in expected.values():
             assert value.unique().numel() == value.numel()
+
+
+@pytest.mark.slow
+def test_random_layers_on_uneven_parts_are_warned_of(runs):
+    for result in runs[2]:
+        (text,), *others = result["warned"]
+        assert "splits 0.weight of 5, 0.bias of 5, 2.weight of 5 over 2 ranks, which is une" in text
+        assert "A random layer (1)" in text
+        assert others == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("saved", "world", "size", "expected"),
+    [
+        (4, 4, 2, ["a", "b", "c", "d"]),  # as it was: each rank its own
+        (2, 2, 1, ["a", "c"]),  # one rank for each copy
+        (2, 4, 1, None),
+        (2, 4, 4, None),
+        (2, 2, 2, None),
+    ],
+)
+def test_states_are_found_by_share_of_the_data(monkeypatch, saved, world, size, expected):
+    from mmx.runner import resume
+
+    monkeypatch.setattr("mmx.dist.utils.get_model_parallel_size", lambda: size)
+    monkeypatch.setattr(resume, "get_model_parallel_size", lambda: size)
+    monkeypatch.setattr(resume, "get_world_size", lambda: world)
+    found = []
+    for rank in range(world):
+        monkeypatch.setattr(resume, "get_rank", lambda rank=rank: rank)
+        found.append(resume.own_share(["a", "b", "c", "d"], 2))
+    assert (expected or [None] * world) == found
+
+
+def test_ranks_of_one_copy_take_the_state_of_its_rank_of_before(monkeypatch):
+    from mmx.runner import resume
+
+    monkeypatch.setattr("mmx.dist.utils.get_model_parallel_size", lambda: 2)
+    monkeypatch.setattr(resume, "get_model_parallel_size", lambda: 2)
+    monkeypatch.setattr(resume, "get_world_size", lambda: 4)
+    found = []
+    for rank in range(4):
+        monkeypatch.setattr(resume, "get_rank", lambda rank=rank: rank)
+        found.append(resume.own_share(["a", "b"]))
+    assert ["a", "a", "b", "b"] == found
+
+
+def test_an_accelerator_takes_the_state_of_a_device_of_another_number():
+    from types import SimpleNamespace
+
+    from mmx.runner.resume import _restore_accelerator
+
+    given = []
+    module = SimpleNamespace(
+        __name__="torch.cuda",
+        device_count=lambda: 2,
+        set_rng_state=lambda state, *device: given.append((state.tolist(), *device)),
+    )
+    empty, state = torch.empty(0, dtype=torch.uint8), torch.ones(1, dtype=torch.uint8)
+    _restore_accelerator(module, [empty, state])
+    assert [([1],)] == given
+
+
+def test_split_tensors_do_not_take_the_random_state_of_another_share(monkeypatch):
+    from types import SimpleNamespace
+
+    from torch.distributed.tensor import _random
+
+    from mmx.strategy.replicas import keep_random_states
+
+    monkeypatch.setattr(_random, "_rng_tracker", None)
+    monkeypatch.setattr(
+        _random, "OffsetBasedRNGTracker", lambda mesh, run_state_sync: (mesh, run_state_sync)
+    )
+    keep_random_states(SimpleNamespace(device_type="cpu"))
+    assert _random._rng_tracker is None
+    mesh = SimpleNamespace(device_type="cuda")
+    keep_random_states(mesh)
+    keep_random_states(SimpleNamespace(device_type="cuda"))
+    assert (mesh, False) == _random._rng_tracker
+
+
+def test_throughput_counts_the_samples_of_a_copy_once(monkeypatch):
+    from types import SimpleNamespace
+
+    from mmx.hooks import ThroughputHook
+
+    monkeypatch.setattr("mmx.dist.utils.get_model_parallel_size", lambda: 2)
+    monkeypatch.setattr("mmx.hooks.throughput_hook.perf_counter", lambda: 2.0)
+    seen = {}
+    runner = SimpleNamespace(
+        world_size=4, message_hub=SimpleNamespace(update_scalar=seen.__setitem__)
+    )
+    hook = ThroughputHook(interval=1, peak_tflops=1.0)
+    hook.flops_per_iter = 10**12
+    hook.after_train_iter(runner, 0, {"inputs": torch.zeros(3, 1)})
+    assert {
+        "train/samples_per_s": 3 * 2 / 2,
+        "train/tflops_per_s": 1.0,
+        "train/mfu": 0.25,
+    } == seen
