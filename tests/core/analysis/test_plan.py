@@ -12,8 +12,8 @@ from torch import nn
 from mmx.analysis.plan import CannotPlanError, Layout, Links, make_plan, plan_config
 from mmx.analysis.plan.layout import layout_of
 from mmx.analysis.plan.passes import Precision, measured, prepare_types
-from mmx.analysis.plan.planning import optimizer_state_of
 from mmx.analysis.plan.pretend import Recorder, pretended_ranks
+from mmx.analysis.plan.stepping import optimizer_state_of
 from mmx.analysis.plan.traffic import (
     DDPOptions,
     bucketed,
@@ -142,6 +142,17 @@ CONFIGS = {
     "split, clipped": split(2, optim_wrapper=CLIPPED),
     "split, accumulated": split(2, optim_wrapper=dict(ADAM, accumulative_counts=2)),
     "split over all": split(None),
+    "split, samples too": dict(
+        split(
+            2,
+            {
+                "one": "colwise",
+                "two.0": dict(type="rowwise", output_layouts="shard(0)"),
+                "two.1": dict(type="colwise", input_layouts="shard(0)", output_layouts="replicate"),
+            },
+        ),
+        model=dict(type="PlannedParts"),
+    ),
 }
 
 

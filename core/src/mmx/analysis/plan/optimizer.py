@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import heapq
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmx.analysis.plan.build import CannotPlanError
@@ -209,26 +207,3 @@ def zero_traffic(model: nn.Module, ranks: int, by_bucket: bool) -> Traffic:
     shares = partition({n: p.numel() for n, p in named.items()}, ranks)
     calls = sum(len({trained[n].dtype for n in share if n in trained}) for share in shares)
     return of_collectives({"broadcast": (calls, sum(p.nbytes for p in trained.values()))}, ranks)
-
-
-def optimizer_state(
-    build: Any, shapes: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32
-) -> list[int]:
-    """Return the bytes of an optimizer's state for weights of some shapes.
-
-    Args:
-        build: From a list of parameters to an optimizer.
-        shapes: Shapes of weights.
-        dtype: Theirs.
-    """
-    weights = [nn.Parameter(torch.empty(*shape, dtype=dtype, device="meta")) for shape in shapes]
-    optimizer: Optimizer = build(weights)
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
-    with _KnownNumbers():
-        optimizer.step()
-    found = []
-    for weight in weights:
-        one = _held(weight, optimizer.state[weight].values())
-        found.append(one.per_element * math.prod(weight.shape) + one.fixed)
-    return found

@@ -18,13 +18,9 @@ from torch import nn
 from mmx.analysis.plan.build import Batch
 from mmx.analysis.plan.layout import Layout
 from mmx.analysis.plan.memory import Memory, memory_of
-from mmx.analysis.plan.optimizer import (
-    OptimizerState,
-    build_optimizers,
-    step_optimizers,
-    zero_traffic,
-)
-from mmx.analysis.plan.passes import Passes, measured, prepare_types, run_passes
+from mmx.analysis.plan.optimizer import OptimizerState, zero_traffic
+from mmx.analysis.plan.passes import Passes
+from mmx.analysis.plan.stepping import optimizer_state_of
 from mmx.analysis.plan.traffic import (
     Links,
     Traffic,
@@ -32,17 +28,12 @@ from mmx.analysis.plan.traffic import (
     copies_traffic,
     ddp_traffic,
     fsdp_traffic,
-    local_of,
     of_collectives,
     shard_groups,
     sync_bn_traffic,
 )
+from mmx.analysis.plan.trial import Trial, try_passes
 
-# Models with more bytes of weights are not run for real where they do not run without memory.
-_LARGEST_REAL = 2 << 30
-# What an optimizer keeps of each element is found with so many shards at most; state that does not
-# grow with a shard and takes more bytes than this is found with all.
-_MOST_SHARDS, _SMALL = 64, 64
 # No more ranks than this are tried for memory.
 _MOST_RANKS = 1 << 17
 
@@ -137,21 +128,6 @@ class Plan:
         return result
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What the passes of an iteration took, and how that was found.
-
-    Attributes:
-        passes: None if it is not known.
-        without_recompute: The same if nothing were computed again.
-        notes: What the reader should know.
-    """
-
-    passes: Passes | None
-    without_recompute: Passes | None
-    notes: tuple[str, ...]
-
-
 def make_plan(
     model: nn.Module,
     layout: Layout,
@@ -236,6 +212,8 @@ class _Planner:
         )
         if memory_limit is not None:
             self._fit(plan, memory_limit)
+        if self.trial.passes is None and layout.tensor_ranks > 1:
+            plan.notes.append("what split layers send is unknown without activations")
         if self.trial.passes is not None:
             self._time(plan, self.trial.passes, min_efficiency)
         return plan
@@ -426,128 +404,3 @@ class _Planner:
             numbers.add(n)
             n *= 2
         return sorted(numbers)
-
-
-def optimizer_state_of(model: nn.Module, layout: Layout, config: Any) -> OptimizerState:
-    """Return the state of a config's optimizers, by stepping them on weights spread as in training.
-
-    What fails in training fails here; it is told then, and the state of the parts of weights taken.
-
-    Args:
-        model: The model, on the meta device.
-        layout: How it is spread.
-        config: ``optim_wrapper``.
-    """
-    found = _stepped(model, layout, config, _MOST_SHARDS)
-    if layout.data_ranks > _MOST_SHARDS and any(one.fixed > _SMALL for one in found.held.values()):
-        found = _stepped(model, layout, config, None)
-    return found
-
-
-def _stepped(model: nn.Module, layout: Layout, config: Any, most: int | None) -> OptimizerState:
-    spread = copy.deepcopy(model)
-    layout.split_and_shard(spread, most)
-    ranks = layout.ranks
-    problem = None
-    wrappers, partitioned, by_bucket = build_optimizers(config, spread, layout.join)
-    try:
-        held, traffic = step_optimizers(wrappers, spread, ranks)
-    except Exception as error:  # noqa: BLE001  # optimizers may fail in any way
-        names = ", ".join(sorted({type(w.optimizer).__name__ for w in wrappers}))
-        first = str(error).strip().partition("\n")[0]
-        text = f"{type(error).__name__}: {first}"
-        local = _local_copy(spread)
-        wrappers, *_ = build_optimizers(config, local)
-        try:
-            held, traffic = step_optimizers(wrappers, local, 1)
-        except Exception:  # noqa: BLE001  # as above
-            return OptimizerState(
-                problem=f"the state of {names} is unknown (taken as 0): its step ends in {text}"
-            )
-        problem = (
-            f"{names} does not step on weights that are split over ranks, so that training would "
-            f"end in {text}. Its state is that of a rank's parts on their own"
-        )
-    return OptimizerState(held, partitioned, by_bucket, traffic, problem)
-
-
-def _local_copy(model: nn.Module) -> nn.Module:
-    """Put a rank's parts of weights in the place of the weights; return the model."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            bare = nn.Parameter(local_of(parameter.detach()), parameter.requires_grad)
-            module._parameters[name] = bare
-    return model
-
-
-def try_passes(
-    model: nn.Module,
-    layout: Layout,
-    batch: Batch | None,
-    size: int,
-    build_real: Callable[[], nn.Module] | None,
-) -> Trial:
-    """Run an iteration without memory; if that fails, for real with few samples."""
-    if batch is None:
-        return Trial(None, None, ("activations and times are unknown without a batch",))
-    precision = layout.precision
-    if layout.sharded_precision is not None and layout.shards(layout.data_ranks):
-        precision = layout.sharded_precision
-    sync_bn = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
-    if sync_bn:
-        from mmx.model import revert_sync_batchnorm
-
-        model = revert_sync_batchnorm(copy.deepcopy(model))
-
-    def passes(recompute: tuple[str, ...]) -> Passes:
-        call = batch(size)
-        return run_passes(
-            model, call, recompute=recompute, precision=precision, prepare=layout.split
-        )
-
-    try:
-        found = passes(layout.recompute)
-        plain = passes(()) if layout.recompute else None
-        return Trial(found, plain, ())
-    except Exception as error:  # noqa: BLE001  # a model may fail in any way
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    unknown = f"activations and times are unknown: the model does not run without memory: {reason}"
-    if build_real is None or layout.tensor_plan:
-        return Trial(None, None, (unknown,))
-    weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    if weights > _LARGEST_REAL:
-        why = f"{weights / 1e9:.3g} GB of weights are too many to run it for real instead"
-        return Trial(None, None, (f"{unknown}; {why}",))
-    try:
-        found = real_passes(build_real, layout.recompute, precision, batch, size)
-        plain = real_passes(build_real, (), precision, batch, size) if layout.recompute else None
-    except Exception as error:  # noqa: BLE001  # as above
-        text = f"{type(error).__name__}: {error}"
-        return Trial(None, None, (f"{unknown}. Run on the CPU it ends in {text}",))
-    note = f"the model does not run without memory ({reason}), so that it was run on the CPU"
-    return Trial(found, plain, (note + (", with 2 and 3 samples" if size > 3 else ""),))
-
-
-def real_passes(
-    build: Callable[[], nn.Module],
-    recompute: tuple[str, ...],
-    precision: Any,
-    batch: Batch,
-    size: int,
-) -> Passes:
-    """Run iterations for real, with 2 and 3 samples if there are more, and extend them."""
-    sizes = [size] if size <= 3 else [2, 3]
-    found = []
-    for n in sizes:
-        model = build().train()
-        prepare_types(model, recompute, precision)
-        found.append(measured(model, batch(n), recompute, precision))
-    if len(found) == 1:
-        return found[0]
-    few, more = found
-
-    def extended(name: str) -> int:
-        low, high = getattr(few, name), getattr(more, name)
-        return int(low + (high - low) * (size - sizes[0]))
-
-    return Passes(extended("kept"), extended("flops"), extended("forward_flops"), order=more.order)

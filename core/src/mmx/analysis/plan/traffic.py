@@ -16,7 +16,7 @@ The formulas and where they come from:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -400,9 +400,3 @@ def dtype_of(value: Any) -> torch.dtype | None:
     if not isinstance(found, torch.dtype):
         raise ValueError(f"{value!r} is no torch dtype; give 'bfloat16', 'float16' or 'float32'")
     return found
-
-
-def gathered_itemsizes(precision: Mapping[str, Any] | None) -> tuple[int | None, int | None]:
-    """Return the bytes per element of (gathered weights, reduced gradients) of a precision policy."""
-    policy = precision or {}
-    return itemsize_of(policy.get("param_dtype")), itemsize_of(policy.get("reduce_dtype"))
