@@ -231,6 +231,11 @@ def test_models_that_never_run_are_planned_without_activations():
     assert "Run on the CPU it ends in" in plan.notes[-1]
 
 
+def test_sharding_on_one_rank_needs_a_launcher(plan):
+    text = plan(CONFIG + SHARDED, "--ranks", "1", "--input-shape", "64").output
+    assert "FSDPStrategy needs a process group on one rank, too" in text
+
+
 def test_ranks_that_average_nothing_are_told(plan):
     config = CONFIG + "strategy = dict(type='SingleDeviceStrategy')"
     text = plan(config, "--ranks", "4", "--input-shape", "64").output

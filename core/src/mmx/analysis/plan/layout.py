@@ -157,6 +157,11 @@ def layout_of(config: Mapping[str, Any], ranks: int, model: nn.Module) -> tuple[
         options = dict(wrapper or strategy.model_wrapper or {})
         common["sync_bn"] = strategy.sync_bn is not None
         common["copies"] = None if given.get("replicate") == -1 else strategy.replicate
+        if ranks == 1:
+            notes.append(
+                f"{cls.__name__} needs a process group on one rank, too: start it with torchrun and "
+                "launcher='pytorch'"
+            )
         has_size = (given.get("tensor_parallel") or {}).get("size") is not None
         return _sharded(strategy, options, ranks, model, common, has_size, notes), notes
     if not issubclass(cls, DDPStrategy) and wrapper is None:

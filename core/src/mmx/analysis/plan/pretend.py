@@ -57,6 +57,7 @@ def pretended_ranks(ranks: int) -> Iterator[None]:
         RuntimeError: There is a process group already.
     """
     import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from mmx.dist import set_model_parallel_size
 
@@ -65,7 +66,8 @@ def pretended_ranks(ranks: int) -> Iterator[None]:
             "a plan pretends to be one of many ranks, which it cannot within a process group; "
             "make it in a process of its own"
         )
-    dist.init_process_group("fake", rank=0, world_size=ranks)
+    # With its store, as torch's first versions that have this backend want it.
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:
