@@ -121,9 +121,9 @@ CASES = {
     "ddp": dict(type="DDPStrategy"),
     "split": dict(type="TensorParallelStrategy", tensor_parallel=SPLIT, state_dict_cfg="sharded"),
     # On two ranks nothing is sharded, on four each of two copies.
-    "copied": dict(type="FSDPStrategy", replicate=2),
+    "copied": dict(type="FSDPStrategy", replicate=2, state_dict_cfg="sharded"),
     "split and copied": dict(
-        type="TensorParallelStrategy", tensor_parallel=SPLIT, replicate=-1, state_dict_cfg="full"
+        type="TensorParallelStrategy", tensor_parallel=SPLIT, replicate=-1, state_dict_cfg="sharded"
     ),
 }
 ON_FOUR = ["fsdp", "split", "copied", "split and copied"]
@@ -171,9 +171,11 @@ def train_all(directory, names):
 def resume_all(directory):
     """Go on from checkpoints of split training, split and whole; and other settings."""
     out = {}
-    for name, strategy, copies in [
-        ("split", CASES["split"], 1),
-        ("fsdp", CASES["fsdp"], 2),
+    for name, strategy, copies, source in [
+        ("split", CASES["split"], 1, "split"),
+        ("fsdp", CASES["fsdp"], 2, "split"),
+        ("fsdp from copies", CASES["fsdp"], 2, "split and copied"),
+        ("split from copies", CASES["split"], 1, "copied"),
     ]:
         runner = make_runner(
             Path(directory, f"resumed-{name}"),
@@ -183,7 +185,7 @@ def resume_all(directory):
             losses=[],
             epochs=3,
             resume=True,
-            load_from=str(Path(directory, "split-4", "epoch_2.pth")),
+            load_from=str(Path(directory, f"{source}-4", "epoch_2.pth")),
         )
         runner.train()
         out[name] = whole(runner)
@@ -294,7 +296,7 @@ def test_modules_are_sharded_as_asked_for(runs):
 @pytest.mark.slow
 def test_split_training_goes_on_on_other_numbers_of_ranks(runs):
     expected, _, (first, _) = runs
-    for name in ("split", "fsdp"):
+    for name in ("split", "fsdp", "fsdp from copies", "split from copies"):
         for key, value in expected["longer"].items():
             torch.testing.assert_close(value, first[name][key], **TOLERANCE)
 

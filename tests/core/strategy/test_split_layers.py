@@ -371,7 +371,13 @@ def on_four(directory):
     out["meta"] = begin_on_meta(directory)
     out["resumed"] = {
         "full-2-2": resume_and_go_on(
-            directory, "full-2-2", {"split in four": (split(4), 1), "split": (split(2), 2)}
+            directory,
+            "full-2-2",
+            {
+                "split in four": (split(4), 1),
+                "split": (split(2), 2),
+                "split in copies": (split(2, replicate=-1), 2),
+            },
         ),
         "full-4-2": resume_and_go_on(directory, "full-4-2", {"split": (split(2), 2)}),
     }
@@ -473,7 +479,7 @@ def test_whole_checkpoints_of_split_layers_go_on_in_every_way(runs):
         # Batch statistics are of a rank's own samples: compare those with as many.
         by_shares = {}
         for name, result in found.items():
-            shares = 2 if name in ("split", "ddp on two") else 1
+            shares = 2 if name in ("split", "split in copies", "ddp on two") else 1
             expected = by_shares.setdefault(shares, result["after"])
             for key, value in expected.items():
                 torch.testing.assert_close(value, result["after"][key], **TOLERANCE)
