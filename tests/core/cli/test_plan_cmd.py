@@ -145,6 +145,12 @@ def test_split_layers_are_shown_apart(plan):
     assert "clipping and stepping" not in text
 
 
+def test_nothing_but_json_is_printed_whatever_is_logged(plan):
+    config = CONFIG.replace("lr=0.1))", "lr=0.1), paramwise_cfg=dict(bias_decay_mult=0.0))")
+    result = plan(config + SPLIT, "--ranks", "4", "--data", "--json")
+    assert json.loads(result.output)["ranks"] == 4
+
+
 def test_memory_on_the_host_is_shown_apart(plan):
     config = CONFIG + "strategy = dict(type='FSDPStrategy', model_wrapper=dict(cpu_offload=True))"
     result = plan(config, "--ranks", "2", "--json")

@@ -104,10 +104,10 @@ def command(
         flops=tflops * 1e12,
         host_link=host_link * 1e9,
     )
-    # Those who build models and optimizers tell of it as if training began.
+    # Those who build models and optimizers tell of it as if training began, where JSON is to stand.
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel("WARNING")
+    logger.setLevel("ERROR")
     logging.disable(logging.WARNING)
     try:
         cfg = load_config(config, cfg_options)
