@@ -146,7 +146,9 @@ def test_split_layers_are_shown_apart(plan):
 
 
 def test_nothing_but_json_is_printed_whatever_is_logged(plan):
-    config = CONFIG.replace("lr=0.1))", "lr=0.1), paramwise_cfg=dict(bias_decay_mult=0.0))")
+    config = CONFIG.replace(
+        "lr=0.1))", "lr=0.1, weight_decay=0.1), paramwise_cfg=dict(bias_decay_mult=0.0))"
+    )
     result = plan(config + SPLIT, "--ranks", "4", "--data", "--json")
     assert json.loads(result.output)["ranks"] == 4
 
