@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -220,3 +222,78 @@ def test_wrong_arguments_of_sharding_are_errors():
     ]
     texts = run_distributed(errors_of_sharding, 1)[0]
     assert [t.startswith(b) for t, b in zip(texts, begins, strict=True)] == [True] * 12, texts
+
+
+# In a process of its own, in which nothing has imported the compiler.
+WRAPPED_BEFORE_THE_COMPILER_IS_IMPORTED = """
+import sys
+
+import torch
+from torch import nn
+
+from mmx.model import MMDistributedDataParallel
+from mmx.model.wrappers import distributed
+
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        # Of a megabyte each: torch's first bucket of gradients.
+        self.layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(4)))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def weights_and_graphs(model):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model.module.compile(backend=backend)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model(torch.ones(2, 512)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), len(graphs)
+
+
+def unimported():
+    return "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+
+
+model = MMDistributedDataParallel(Deep(), bucket_cap_mb=1)
+assert unimported()
+try:
+    MMDistributedDataParallel(nn.ReLU())
+except RuntimeError as error:  # it has no parameters
+    assert unimported()
+with distributed._compiler_stays_unimported():
+    shown = torch._dynamo.utils.get_optimize_ddp_mode()
+    assert torch._dynamo.config.optimize_ddp is True  # anything else imports it
+    assert "torch._dynamo" in sys.modules
+    assert torch._dynamo is sys.modules["torch._dynamo"]
+assert torch._dynamo is sys.modules["torch._dynamo"]
+assert shown == torch._dynamo.utils.get_optimize_ddp_mode()
+
+# Compiled models go on to be split where buckets of gradients end.
+weights, graphs = weights_and_graphs(model)
+expected = nn.parallel.DistributedDataParallel(Deep(), bucket_cap_mb=1)
+expected_weights, expected_graphs = weights_and_graphs(expected)
+assert torch.equal(expected_weights, weights)
+assert expected_graphs == graphs > 1, (expected_graphs, graphs)
+
+torch._dynamo.config.optimize_ddp = "python_reducer"
+assert MMDistributedDataParallel(Deep())._use_python_reducer
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_wrapping_does_not_import_the_compiler_and_compiled_models_train_as_ever():
+    subprocess.run([sys.executable, "-c", WRAPPED_BEFORE_THE_COMPILER_IS_IMPORTED], check=True)
