@@ -238,3 +238,26 @@ def test_a_device_tensor_is_read_only_when_asked_for():
     assert 2 == OnDevice.reads
     assert 2.0 == buffer.current()
     assert 2 == OnDevice.reads
+
+
+@pytest.mark.parametrize("number", [1, 5, 7, 8, 9, 10, 16, 50, 127, 128, 129, 300])
+def test_means_are_those_of_numpy_to_the_last_bit(number):
+    generator = np.random.default_rng(number)
+    values = (generator.normal(size=number) * 10.0 ** generator.integers(-6, 6, number)).tolist()
+    buffer = HistoryBuffer()
+    for value in values:
+        buffer.update(value)
+    assert np.array(values).sum() / number == buffer.mean(number)
+    assert buffer.mean(number) == buffer.glance(number)
+
+
+def test_a_glance_sees_the_usual_and_leaves_the_rest():
+    buffer = HistoryBuffer()
+    assert buffer.glance(1) is None
+    buffer.update(1.5)
+    assert 1.5 == buffer.glance(None)
+    assert buffer.glance(2) is None
+    buffer.update(2)
+    assert buffer.glance(None) is None  # ints are for `current`, which knows all values
+    buffer.update(3.0, count=2)
+    assert buffer.glance(1) is None

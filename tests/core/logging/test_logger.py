@@ -358,3 +358,46 @@ def test_importing_logging_imports_no_torch():
     code = "import mmx.logging, sys; mmx.logging.MMLogger.get_instance('a').info('x'); "
     code += "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_plain_lines_are_those_of_records(tmp_path, capsys, monkeypatch):
+    def lines_of(name: str) -> tuple[str, str]:
+        path = tmp_path / f"{name}.log"
+        logger = MMLogger.get_instance(name, logger_name="same", log_file=str(path), log_level=10)
+        logger.info("100 % done")
+        logger.debug("why %s", "not")
+        logger.debug({"a": 1})
+        logger.log(15, "in between")
+        return path.read_text(), capsys.readouterr().out
+
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.25)
+    plain = lines_of("plain-lines")
+    monkeypatch.setattr(module, "_writes_plainly", lambda handler: False)
+    assert lines_of("record-lines") == plain
+    assert 4 == plain[0].count("same - ")
+
+
+def test_whoever_listens_on_a_logger_gets_records(tmp_path):
+    seen = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            seen.append((record.funcName, record.getMessage()))
+
+    logger = MMLogger.get_instance("listened", log_file=str(tmp_path / "a.log"))
+    logger.handlers.append(Listener())
+    logger.info("to all")
+    logger.handlers.pop()
+    logger.addFilter(lambda record: seen.append((record.funcName, "filtered")) or True)
+    logger.info("to the filter")
+    assert [(test_whoever_listens_on_a_logger_gets_records.__name__, "to all")] == seen[:1]
+    assert (test_whoever_listens_on_a_logger_gets_records.__name__, "filtered") == seen[1]
+    assert 2 == len((tmp_path / "a.log").read_text().splitlines())
+
+
+def test_a_format_of_ones_own_is_kept(tmp_path):
+    logger = MMLogger.get_instance("own-format", log_file=str(tmp_path / "a.log"))
+    logger.handlers[1].formatter.info_format = "%(funcName)s: %(message)s"
+    logger.info("hello")
+    line = f"{test_a_format_of_ones_own_is_kept.__name__}: hello\n"
+    assert line == (tmp_path / "a.log").read_text()

@@ -136,3 +136,83 @@ def test_the_model_moves_to_the_current_cuda_device():
     assert net.val_step({"inputs": torch.ones(1, 2)})[1].is_cuda
     assert Net().to("cuda").val_step({"inputs": torch.ones(1, 2)})[1].is_cuda
     assert Net().cuda(0).data_preprocessor.device == torch.device("cuda:0")
+
+
+class Doubling(BaseModel):
+    """Records what `forward` gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.got = []
+
+    def forward(self, x, mode="tensor"):
+        self.got.append((x, mode))
+        return {"loss": (self.weight * x).sum()} if mode == "loss" else [x]
+
+
+class NoStep:
+    """An optimizer wrapper that does nothing."""
+
+    def optim_context(self, model):
+        return contextlib.nullcontext()
+
+    def update_params(self, loss): ...
+
+
+def test_a_batch_that_needs_nothing_reaches_forward_as_it_is():
+    model, batch = Doubling(), {"x": torch.ones(2)}
+    assert model.data_preprocessor.leaves_as_is(batch)
+    model.train_step(batch, NoStep())
+    model.val_step(batch)
+    model.test_step(batch)
+    assert [("loss"), ("predict"), ("predict")] == [mode for _, mode in model.got]
+    assert all(x is batch["x"] for x, _ in model.got)
+
+
+@pytest.mark.parametrize(
+    "data", [[torch.ones(2)], {"x": [1]}, {"x": nn.Parameter(torch.ones(1))}, None]
+)
+def test_other_batches_go_through_the_preprocessor(data):
+    assert not BaseDataPreprocessor().leaves_as_is(data)
+
+
+def test_hooks_on_the_preprocessor_are_called():
+    model, calls = Doubling(), []
+    handle = model.data_preprocessor.register_forward_hook(lambda *args: calls.append("after"))
+    before = model.data_preprocessor.register_forward_pre_hook(lambda *args: calls.append("before"))
+    model.train_step({"x": torch.ones(2)}, NoStep())
+    handle.remove()
+    before.remove()
+    model.train_step({"x": torch.ones(2)}, NoStep())
+    assert ["before", "after"] == calls
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, *args: calls.append(type(module).__name__)
+    )
+    model.val_step({"x": torch.ones(2)})
+    handle.remove()
+    assert ["BaseDataPreprocessor", "Doubling"] == calls[2:]
+
+
+def test_a_run_forward_of_ones_own_is_called():
+    class Own(Doubling):
+        def _run_forward(self, data, mode):
+            return super()._run_forward({"x": data["x"] + 1}, mode)
+
+    model = Own()
+    model.val_step({"x": torch.zeros(1)})
+    patched = Doubling()
+    patched._run_forward = lambda data, mode: "patched"
+    assert 1 == model.got[0][0].item()
+    assert "patched" == patched.val_step({"x": torch.zeros(1)})
+
+
+def test_a_preprocessor_of_another_class_is_called():
+    class Adds(BaseDataPreprocessor):
+        def forward(self, data, training=False):
+            return {"x": data["x"] + 1}
+
+    model = Doubling()
+    model.data_preprocessor = Adds()
+    model.train_step({"x": torch.zeros(1)}, NoStep())
+    assert 1 == model.got[0][0].item()

@@ -567,7 +567,7 @@ class CheckpointHook(Hook):
         if not dist.is_main_process():
             return
         assert self.published_keys
-        checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, "cpu", logger=None)
+        checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, "cpu", None, verify=True)
         missing = [key for key in self.published_keys if key not in checkpoint]
         if missing:
             runner.logger.warning(

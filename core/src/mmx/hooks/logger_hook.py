@@ -171,7 +171,8 @@ class LoggerHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """Log, if a line is due."""
-        self._log_evaluation(runner, batch_idx, "val")
+        if (batch_idx + 1) % self.interval == 0:
+            self._log_evaluation(runner, batch_idx, "val")
 
     def after_test_iter(
         self,
@@ -181,12 +182,12 @@ class LoggerHook(Hook):
         outputs: Sequence[Any] | None = None,
     ) -> None:
         """Log, if a line is due."""
-        self._log_evaluation(runner, batch_idx, "test")
+        if (batch_idx + 1) % self.interval == 0:
+            self._log_evaluation(runner, batch_idx, "test")
 
     def _log_evaluation(self, runner: RunnerLike, batch_idx: int, mode: str) -> None:
-        if (batch_idx + 1) % self.interval == 0:
-            _, line = runner.log_processor.get_log_after_iter(runner, batch_idx, mode)
-            runner.logger.info(line)
+        _, line = runner.log_processor.get_log_after_iter(runner, batch_idx, mode)
+        runner.logger.info(line)
 
     def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Log and record the metrics."""

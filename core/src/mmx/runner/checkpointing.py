@@ -268,7 +268,7 @@ def load(
 ) -> dict[str, Any]:
     """See :meth:`mmx.runner.Runner.load_checkpoint`."""
     checkpoint: dict[str, Any] = _strategy(runner).read_checkpoint(
-        filename, map_location=map_location
+        filename, map_location=map_location, verify=runner._resume
     )
     if not isinstance(checkpoint, dict):
         raise MissingStateError(f"No state_dict found in checkpoint file {filename}")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mmx.hooks._train_record import TrainRecord, train_record
+from mmx.hooks._records import TrainRecord, eval_call, train_record
 from mmx.hooks.hook import Hook
 from mmx.runner.state import TrainState
 
@@ -63,8 +63,8 @@ class Dispatch:
     """The table stage -> bound methods, in the order in which they run.
 
     Only methods that a hook really overrides are in it, so that a hook costs nothing at the
-    stages it does not use. The lists are changed in place and never replaced: a loop may hold on
-    to the one of its stage.
+    stages it does not use. Lists are replaced and never changed, so that registering a hook during
+    a stage calls none of the others twice; the table itself is never replaced.
     """
 
     _RECORDED = ("before_train_iter", "after_train_iter")
@@ -74,25 +74,25 @@ class Dispatch:
         # What stands in for two hooks at the stages of a training iteration, and the first of them.
         self._record: TrainRecord | None = None
         self._recorded: Any = None
-        self._table: dict[str, list[HookCall]] = {stage: [] for stage in Hook.stages}
+        self.table: dict[str, list[HookCall]] = {stage: [] for stage in Hook.stages}
 
     def rebuild(self, hooks: Iterable[Any]) -> None:
         """Take over a new set of hooks, in their order."""
         self._hooks = list(hooks)
         self._join_records()
-        for stage, calls in self._table.items():
-            calls[:] = self._calls_of(stage)
+        for stage in self.table:
+            self.table[stage] = self._calls_of(stage)
 
     def __getitem__(self, stage: str) -> list[HookCall]:
         """Return the calls of a stage; any name may be a stage of a custom loop."""
-        calls = self._table.get(stage)
+        calls = self.table.get(stage)
         if calls is None:
-            calls = self._table[stage] = self._calls_of(stage)
+            calls = self.table[stage] = self._calls_of(stage)
         return calls
 
     def _calls_of(self, stage: str) -> list[HookCall]:
         hooks = self._taking_part(stage)
-        calls = [_call_of(hook, stage) for hook in hooks]
+        calls = [eval_call(hook, stage) or _call_of(hook, stage) for hook in hooks]
         if self._record is not None and stage in self._RECORDED:
             place = hooks.index(self._recorded)
             calls[place : place + 2] = [getattr(self._record, stage)]
@@ -103,6 +103,8 @@ class Dispatch:
 
     def _join_records(self) -> None:
         """Let the hooks that record each training iteration do so in one call, if they can."""
+        if self._record is not None:
+            self._record.give_back()
         self._record = self._recorded = None
         lists = [self._taking_part(stage) for stage in self._RECORDED]
         for first, second in itertools.pairwise(lists[0]):
@@ -122,30 +124,43 @@ class HookCaller:
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call a stage of all hooks that have it, in order of priority.
 
+        A hook that is registered meanwhile takes part after the others, in the stages of an
+        iteration from the next iteration on.
+
         Args:
             fn_name: Name of the stage; a loop may call stages of its own.
             **kwargs: Handed to the hooks after the runner.
         """
         state = self._state
-        if state.stage is not None:  # a stage inside a stage: the outer one counts
-            for call in self._dispatch[fn_name]:
-                call(self, **kwargs)
-            return
-        state.stage = fn_name
-        for call in self._dispatch[fn_name]:
+        is_inner = state.stage is not None  # a stage inside a stage: the outer one counts
+        if not is_inner:
+            state.stage = fn_name
+        calls = self._dispatch[fn_name]
+        for call in calls:
             call(self, **kwargs)
-        state.stage = None
+        if self._dispatch[fn_name] is not calls and not fn_name.endswith("_iter"):
+            self._call_newcomers(fn_name, calls, kwargs)
+        if not is_inner:
+            state.stage = None
+
+    def _call_newcomers(self, fn_name: str, called: list[HookCall], kwargs: dict[str, Any]) -> None:
+        called = list(called)
+        while newcomers := [call for call in self._dispatch[fn_name] if call not in called]:
+            for call in newcomers:
+                called.append(call)
+                call(self, **kwargs)
 
 
-def calls_of(runner: Any, *stages: str) -> tuple[list[HookCall], ...] | None:
-    """Return what ``runner.call_hook`` calls at some stages, for loops that call it themselves.
+def table_of(runner: Any) -> dict[str, list[HookCall]] | None:
+    """Return what ``runner.call_hook`` calls, by stage, for loops that do so themselves.
 
     None if the runner calls hooks in a way of its own.
     """
     method = getattr(getattr(runner, "call_hook", None), "__func__", None)
     if method is not HookCaller.call_hook:
         return None
-    return tuple(runner._dispatch[stage] for stage in stages)
+    table: dict[str, list[HookCall]] = runner._dispatch.table
+    return table
 
 
 def _without_runner(call: HookCall) -> HookCall:

@@ -19,7 +19,7 @@ from mmx.logging import HistoryBuffer, print_log
 from mmx.registry import LOOPS
 from mmx.runner.amp import autocast
 from mmx.runner.base_loop import BaseLoop
-from mmx.runner.dispatch import HookCall, calls_of
+from mmx.runner.dispatch import HookCall, table_of
 from mmx.runner.resume import capture_random_state, restore_random_state, training_stream_kept
 from mmx.runner.signals import StopAgreement
 from mmx.runner.state import RunStopped, TrainState
@@ -62,9 +62,9 @@ class _TrainLoop(BaseLoop):
         # Set by a hook (early stopping) to end training after the current epoch or iteration.
         self.stop_training = False
         self._stop = StopAgreement(self._state)
-        # While `run` is under way: what the runner calls before and after an iteration, None if it
-        # wants to be asked each time.
-        self._calls: tuple[list[HookCall], ...] | None = None
+        # While `run` is under way: what the runner calls at each stage, None if it wants to be asked
+        # each time.
+        self._calls: dict[str, list[HookCall]] | None = None
         # Batches of the current pass over the data that a resumed run has already trained on.
         self._skip_batches = 0
         # Random states to be taken up at the first batch; None when not resuming.
@@ -149,14 +149,13 @@ class _TrainLoop(BaseLoop):
             state.iter += 1
             return
         # As `call_hook` does it, without the calls in between.
-        before, after = self._calls
         state.stage = "before_train_iter"
-        for call in before:
+        for call in self._calls["before_train_iter"]:
             call(runner, batch_idx=idx, data_batch=data_batch)
         state.stage = None
         outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         state.stage = "after_train_iter"
-        for call in after:
+        for call in self._calls["after_train_iter"]:
             call(runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
         state.stage = None
         state.iter += 1
@@ -291,7 +290,7 @@ class EpochBasedTrainLoop(_TrainLoop):
         run_iter = self._train_on if _is_own(self, "run_iter") else self.run_iter
         every, stop = self.val_every_iters, self._stop
         alone = stop.alone
-        self._calls = calls_of(runner, "before_train_iter", "after_train_iter")
+        self._calls = table_of(runner)
         for idx, data_batch in enumerate(self._open(self._epoch), skip):
             if every:
                 state.validation_due = self._is_inner_validation_due(state.iter + 1, idx)
@@ -467,7 +466,7 @@ class IterBasedTrainLoop(_TrainLoop):
         )
         # Also if it is in training mode: models freeze parts of themselves in this call.
         runner.model.train()
-        self._calls = calls_of(runner, "before_train_iter", "after_train_iter")
+        self._calls = table_of(runner)
         while state.iter < self._max_iters and not self.stop_training:
             if not runner.model.training:
                 runner.model.train()
@@ -552,7 +551,7 @@ class _EvalLoop(BaseLoop):
         self.with_loss = with_loss
         self._losses: dict[str, HistoryBuffer] = {}
         # While `run` is under way, as in training loops.
-        self._calls: tuple[list[HookCall], ...] | None = None
+        self._calls: dict[str, list[HookCall]] | None = None
         for _, loader, one in self._sets:
             self._introduce(loader, one)
 
@@ -636,7 +635,7 @@ class _EvalLoop(BaseLoop):
         alone = state is not None and get_world_size() == 1
         self._losses.clear()
         run_iter = self.run_iter
-        self._calls = calls_of(self._runner, self._before_iter, self._after_iter)
+        self._calls = table_of(self._runner)
         try:
             with torch.no_grad():
                 for idx, data_batch in enumerate(self.dataloader):
@@ -667,7 +666,7 @@ class _EvalLoop(BaseLoop):
             runner.call_hook(self._before_iter, batch_idx=idx, data_batch=data_batch)
         else:
             runner._state.stage = self._before_iter
-            for call in calls[0]:
+            for call in calls[self._before_iter]:
                 call(runner, batch_idx=idx, data_batch=data_batch)
             runner._state.stage = None
         if self.fp16:
@@ -682,7 +681,7 @@ class _EvalLoop(BaseLoop):
             )
         else:
             runner._state.stage = self._after_iter
-            for call in calls[1]:
+            for call in calls[self._after_iter]:
                 call(runner, batch_idx=idx, data_batch=data_batch, outputs=outputs)
             runner._state.stage = None
         return None

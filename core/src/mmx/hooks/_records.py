@@ -1,10 +1,10 @@
-"""What two of the default hooks do in each training iteration, done in one go."""
+"""What two of the default hooks do in each iteration, done in one go."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -79,7 +79,7 @@ class TrainRecord:
                 self._log_rate(rate)
                 self._log_data_time(time.time() - self._clock.t)
                 return
-        self._give_back()
+        self.give_back()
         self._info.before_train_iter(runner, batch_idx=batch_idx, data_batch=data_batch)
         self._timer.before_train_iter(runner, batch_idx=batch_idx, data_batch=data_batch)
 
@@ -131,7 +131,7 @@ class TrainRecord:
         rates, self._state = self._info.short_ways(runner), runner.train_state
         if rates is None or self._state is None:
             return
-        times = self._timer.short_ways(runner, self._give_back)
+        times = self._timer.short_ways(runner, "train", self.give_back)
         if times is None:
             return
         self._optimizer, self._log_rate = rates
@@ -141,7 +141,7 @@ class TrainRecord:
         self._is_told = True
         self._hub.defer_facts(self._tell)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Leave the next iteration to the hooks."""
         if self._hub is not None:
             self._hub.end_deferring(self._tell)
@@ -154,11 +154,85 @@ class TrainRecord:
             facts["iter"] = self._iter
 
 
+class EvalRecord:
+    """An IterTimerHook in the iterations of a validation or test.
+
+    Args:
+        timer: The hook.
+        mode: ``val`` or ``test``.
+    """
+
+    __slots__ = ("_clock", "_hub", "_log_data_time", "_log_time", "_mode", "_timer")
+
+    def __init__(self, timer: IterTimerHook, mode: str) -> None:
+        self._timer = timer
+        self._clock = timer.clock
+        self._mode = mode
+        # None: the hook acts itself.
+        self._hub: Any = None
+        self._log_data_time: Callable[[float], None]
+        self._log_time: Callable[[float], None]
+
+    def before_iter(
+        self, runner: RunnerLike, batch_idx: int, data_batch: DATA_BATCH = None
+    ) -> None:
+        """Record the time of waiting for data."""
+        if runner.message_hub is self._hub:
+            self._log_data_time(time.time() - self._clock.t)
+        else:
+            self._hub = None
+            self._timer._before_iter(runner, batch_idx, data_batch, self._mode)
+
+    def after_iter(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Any = None,
+    ) -> None:
+        """Record the time of the iteration."""
+        if self._hub is None or batch_idx == 0:
+            self._timer._after_iter(runner, batch_idx, data_batch, outputs, self._mode)
+            times = self._timer.short_ways(runner, self._mode, self._give_back)
+            if times is not None:
+                self._log_data_time, self._log_time = times
+                self._hub = runner.message_hub
+            return
+        clock, done = self._clock, batch_idx + 1
+        now = time.time()
+        seconds, clock.t = now - clock.t, now
+        self._log_time(seconds)
+        clock.eval_seconds += seconds
+        clock.mode = self._mode
+        clock.done = done
+        if not done % FLUSH_INTERVAL:
+            self._hub.flush()
+
+    def _give_back(self) -> None:
+        """Leave the next iteration to the hook."""
+        self._hub = None
+
+
 def train_record(first: Hook, second: Hook) -> TrainRecord | None:
     """Return what does the work of two hooks that follow each other, None if nothing does."""
-    if type(first) is not RuntimeInfoHook or type(second) is not IterTimerHook:
-        return None
-    own = {"before_train_iter", "after_train_iter", "_before_iter", "_after_iter"}
-    if own & (vars(first).keys() | vars(second).keys()):  # replaced on the instance
+    if type(first) is not RuntimeInfoHook or _own_stages(first) or not _is_plain_timer(second):
         return None
     return TrainRecord(first, second)
+
+
+def eval_call(hook: Hook, stage: str) -> Callable[..., None] | None:
+    """Return what does the work of a hook in a stage of a validation or test, if anything does."""
+    when, _, mode = stage.removesuffix("_iter").partition("_")
+    if mode not in ("val", "test") or not stage.endswith("_iter") or not _is_plain_timer(hook):
+        return None
+    record = hook.records.setdefault(mode, EvalRecord(hook, mode))
+    return record.before_iter if when == "before" else record.after_iter
+
+
+def _is_plain_timer(hook: Hook) -> TypeGuard[IterTimerHook]:
+    return type(hook) is IterTimerHook and not _own_stages(hook)
+
+
+def _own_stages(hook: Hook) -> bool:
+    """Tell whether methods of a hook have been replaced on the instance."""
+    return any(name.endswith("_iter") and callable(value) for name, value in vars(hook).items())
