@@ -8,7 +8,7 @@ A small MLP on batches of 64 that lie in memory, one thread, CPU time of the pro
 competitor lives in a process of its own and all are measured in turn, in shuffled order, round
 after round; the figure is the slope between a short and a long run, so that start-up does not
 count, and what is quoted is the median over rounds of the difference to the hand-written loop in
-the same round. Before that, all must end with the same weights.
+the same round. Before that, all must end with the same weights and find the same accuracy.
 
 To add a competitor: write a function ``train_<name>(iters) -> weights`` and, if it validates,
 ``val_<name>(iters)``, and list it in COMPETITORS with the module that it needs.
@@ -240,6 +240,22 @@ def train_ignite(iters):
     return weights(net)
 
 
+def val_ignite(iters):
+    import torch
+    from ignite.engine import Engine
+    from ignite.metrics import Accuracy
+
+    net = network().eval()
+
+    def step(engine, batch):
+        with torch.no_grad():
+            return net(batch["x"]), batch["y"]
+
+    engine = Engine(step)
+    Accuracy().attach(engine, "top1")
+    return engine.run(batches(iters)).metrics["top1"]
+
+
 def train_accelerate(iters):
     import torch
     from accelerate import Accelerator
@@ -259,7 +275,57 @@ def train_accelerate(iters):
     return weights(accelerator.unwrap_model(net))
 
 
-def train_lightning(iters):
+def val_accelerate(iters):
+    import torch
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    net = accelerator.prepare(network()).eval()
+    right = total = 0
+    with torch.no_grad():
+        for batch in batches(iters):
+            scores, y = accelerator.gather_for_metrics((net(batch["x"]), batch["y"]))
+            right += int((scores.argmax(1) == y).sum())
+            total += len(scores)
+    return right / total
+
+
+def train_fabric(iters):
+    import torch
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    wrapped, optimizer = fabric.setup(net, optimizer)
+    for i, batch in enumerate(batches(iters)):
+        loss = torch.nn.functional.cross_entropy(wrapped(batch["x"]), batch["y"])
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        if i % 50 == 49:
+            loss.item()
+    return weights(net)
+
+
+def val_fabric(iters):
+    import torch
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    net = fabric.setup(network()).eval()
+    right = total = 0
+    with torch.no_grad():
+        for batch in batches(iters):
+            scores = net(batch["x"])
+            right += int((scores.argmax(1) == batch["y"]).sum())
+            total += len(scores)
+    return right / total
+
+
+def _lightning_module(log=True):
     import lightning
     import torch
 
@@ -270,23 +336,63 @@ def train_lightning(iters):
 
         def training_step(self, batch, index):
             loss = torch.nn.functional.cross_entropy(self.net(batch["x"]), batch["y"])
-            self.log("loss", loss)
+            if log:
+                self.log("loss", loss)
             return loss
+
+        def validation_step(self, batch, index):
+            right = (self.net(batch["x"]).argmax(1) == batch["y"]).double().mean()
+            self.log("top1", right, batch_size=len(batch["y"]))
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9)
 
-    module = Module()
-    trainer = lightning.Trainer(
+    return Module()
+
+
+def _lightning_trainer(**settings):
+    import lightning
+
+    return lightning.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=50,
+        devices=1,
         default_root_dir=tempfile.mkdtemp(prefix="loop-"),
+        **settings,
     )
-    trainer.fit(module, batches(iters))
+
+
+# As our engine here: the loss is logged, nothing is saved.
+_LIGHTNING = {
+    "enable_progress_bar": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 50,
+}
+
+
+def train_lightning(iters):
+    module = _lightning_module()
+    _lightning_trainer(**_LIGHTNING).fit(module, batches(iters))
+    return weights(module.net)
+
+
+def val_lightning(iters):
+    trainer = _lightning_trainer(**_LIGHTNING)
+    return trainer.validate(_lightning_module(), batches(iters), verbose=False)[0]["top1"]
+
+
+def train_lightning_default(iters):
+    """With its own settings: also a progress bar, a summary, and a checkpoint at the end."""
+    module = _lightning_module()
+    _lightning_trainer().fit(module, batches(iters))
+    return weights(module.net)
+
+
+def train_lightning_bare(iters):
+    """Without logging, and all that it can do without."""
+    module = _lightning_module(log=False)
+    _lightning_trainer(barebones=True).fit(module, batches(iters))
     return weights(module.net)
 
 
@@ -298,7 +404,10 @@ COMPETITORS = {
     "mmengine": "mmengine",
     "ignite": "ignite",
     "accelerate": "accelerate",
+    "fabric": "lightning",
     "lightning": "lightning",
+    "lightning_default": "lightning",
+    "lightning_bare": "lightning",
 }
 
 
@@ -415,10 +524,12 @@ def main():
             print(f"skipped: {name} (not installed)", file=sys.stderr)
     chosen = [n for n in pythons if not args.only or n in args.only or n == "hand"]
     field = {name: Competitor(name, pythons[name]) for name in chosen}
-    ends = {name: one.ask("train", SHORT)[1] for name, one in field.items()}
-    for name, end in ends.items():
-        if abs(end - ends["hand"]) > 1e-6 * abs(ends["hand"]):
-            raise SystemExit(f"{name} computes something else: {end} against {ends['hand']}")
+    for mode in ("train", "val"):
+        answers = {name: one.ask(mode, SHORT) for name, one in field.items()}
+        ends = {name: answer[1] for name, answer in answers.items() if answer is not None}
+        for name, end in ends.items():
+            if abs(end - ends["hand"]) > 1e-6 * abs(ends["hand"]):
+                raise SystemExit(f"{name} computes something else: {end} against {ends['hand']}")
     figures = {}
     order = list(field)
     for _ in range(args.rounds):
