@@ -6,9 +6,9 @@ A model of 100 million parameters with the state of Adam, 1.2 GB. Saving: how lo
 up by each save from the second on, with nothing else under way, beside a plain copy of the same
 tensors into memory that is there already; torch.save, and torch's distributed checkpoint in its
 asynchronous form, are measured along. Loading for inference: a checkpoint's weights into a
-model, beside ``torch.load(mmap=True)`` followed by ``load_state_dict``; also how much memory the
-process grows by at most, beside the weights themselves. All in turn, round after round; quoted are
-medians of the ratios within a round.
+model, beside ``torch.load(mmap=True)`` followed by ``load_state_dict``, without and with all
+checksums verified; also how much memory the process grows by at most, beside the weights
+themselves. All in turn, round after round; quoted are medians of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ def load_mmx(path, model):
     load_checkpoint(model, path, map_location="cpu", strict=True)
 
 
+def load_mmx_verified(path, model):
+    load_checkpoint(model, path, map_location="cpu", strict=True, verify=True)
+
+
 def private_memory():
     """Return the bytes that belong to this process alone: what is mapped from files is not."""
     with open("/proc/self/status", encoding="ascii") as file:
@@ -171,8 +175,8 @@ def main():
         report("saving", "times_copy", held, held["copy"])
         weights = sum(t.nbytes for t in state["state_dict"].values())
         del state, savers
-        loads: dict[str, list[float]] = {"torch": [], "mmx": []}
-        grown: dict[str, list[float]] = {"torch": [], "mmx": []}
+        loads: dict[str, list[float]] = {"torch": [], "mmx": [], "mmx_verified": []}
+        grown: dict[str, list[float]] = {name: [] for name in loads}
         for _ in range(args.rounds):
             for name in random.sample(list(loads), len(loads)):
                 command = [sys.executable, __file__, "--load", name, f"{folder}/mmx.pth"]

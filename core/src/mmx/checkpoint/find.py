@@ -10,6 +10,7 @@ from pathlib import Path
 from mmx.checkpoint.durable import aside_of, atomic_writer
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 from mmx.checkpoint.load import verify_checkpoint
+from mmx.checkpoint.verification import note_verified
 from mmx.logging import print_log
 
 LAST_CHECKPOINT = "last_checkpoint"
@@ -64,6 +65,7 @@ def find_latest_checkpoint(path: str | os.PathLike[str]) -> str | None:
             _warn(f"Not resuming from {candidate}: {error}")
             failures.append(candidate)
             continue
+        note_verified(candidate)
         if failures:
             _warn(f"Resuming from {candidate} instead.")
         return candidate
@@ -72,6 +74,12 @@ def find_latest_checkpoint(path: str | os.PathLike[str]) -> str | None:
         "Remove them, or choose another work directory, to start over.",
         filename=failures[0],
     )
+
+
+def candidates_in(directory: str | os.PathLike[str]) -> list[str]:
+    """Return the checkpoints in a run's directory, damaged or not, the latest first."""
+    where = Path(directory)
+    return _candidates(where, _read_pointer(where))
 
 
 def _read_pointer(directory: Path) -> str | None:

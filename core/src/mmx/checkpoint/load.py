@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import os
@@ -324,8 +325,17 @@ class CheckpointLoader:
         filename: str | os.PathLike[str],
         map_location: MapLocation = None,
         logger: Logger = "current",
+        verify: bool = False,
     ) -> Any:
         """Load a checkpoint through the loader of its scheme.
+
+        Args:
+            filename: Path, URL or address.
+            map_location: As for ``torch.load``.
+            logger: For a message of where it comes from.
+            verify: Read all of it first and check each checksum that it has. Without it the tensors
+                are mapped from a local file and not read yet; all else is checked, sizes included.
+                Loaders of other schemes get it if they take an argument ``verify``.
 
         Returns:
             What the file holds: usually a dict with ``state_dict`` and ``meta``, or a bare state dict.
@@ -334,43 +344,71 @@ class CheckpointLoader:
         loader = cls._get_checkpoint_loader(name)
         kind = loader.__name__.removeprefix("load_from_")
         print_log(f"Loads checkpoint by {kind} backend from path: {name}", logger=logger)
+        if verify and _takes_verify(loader):
+            return loader(name, map_location, verify=True)
         return loader(name, map_location)
 
 
+def _takes_verify(loader: Loader) -> bool:
+    try:
+        return "verify" in inspect.signature(loader).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return False
+
+
 @CheckpointLoader.register_scheme(prefixes="")
-def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
+def load_from_local(filename: str, map_location: MapLocation = None, verify: bool = False) -> Any:
     """Load a local file (``~`` is expanded), memory-mapped where its format allows it.
 
     The folder of a sharded checkpoint is put together to whole tensors.
 
+    Args:
+        filename: The file or folder.
+        map_location: As for ``torch.load``.
+        verify: Check the tensors' data as well; see :meth:`CheckpointLoader.load_checkpoint`.
+
     Raises:
         FileNotFoundError: There is no such file.
+        CorruptCheckpointError: It is damaged; the text names a whole one beside it.
     """
     path = located(os.path.expanduser(filename))
     if "://" in path:
-        return load_from_backend(path, map_location)
+        return load_from_backend(path, map_location, verify)
     if is_sharded(path):
         from mmx.checkpoint.sharded import read_sharded
 
-        return read_sharded(path, map_location)
+        return read_sharded(path, map_location, verify=verify)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{filename} can not be found.")
-    if path.endswith(".safetensors"):
-        return _read_safetensors(path, map_location)
-    return torch_load(path, map_location, mmap=zipfile.is_zipfile(path) and os.name != "nt")
+    from mmx.checkpoint.verification import check_file, naming_whole_sibling
+
+    with naming_whole_sibling(path):
+        if path.endswith(".safetensors"):
+            return _read_safetensors(path, map_location)
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive:
+            check_file(path, verify)
+        return torch_load(path, map_location, mmap=is_archive and os.name != "nt")
 
 
-def load_from_backend(filename: str, map_location: MapLocation = None) -> Any:
+def load_from_backend(filename: str, map_location: MapLocation = None, verify: bool = False) -> Any:
     """Load through the file back end of the address (``s3://``, ``gs://``, ``memory://``, …)."""
     from mmx.fileio import get
 
-    return torch_load(io.BytesIO(get(filename)), map_location, name=filename)
+    file = io.BytesIO(get(filename))
+    if verify:
+        from mmx.checkpoint.verification import check_bytes
+
+        check_bytes(file, filename)
+    return torch_load(file, map_location, name=filename)
 
 
 @CheckpointLoader.register_scheme(prefixes=[r"(\S+\:)?s3://", r"(\S+\:)?petrel://"])
-def load_from_ceph(filename: str, map_location: MapLocation = None, backend: str = "petrel") -> Any:
+def load_from_ceph(
+    filename: str, map_location: MapLocation = None, backend: str = "petrel", verify: bool = False
+) -> Any:
     """Load from object storage; ``petrel://`` addresses are mapped to ``s3://`` by the back end."""
-    return load_from_backend(filename, map_location)
+    return load_from_backend(filename, map_location, verify)
 
 
 @CheckpointLoader.register_scheme(prefixes=("http://", "https://"))
@@ -379,6 +417,7 @@ def load_from_http(
     map_location: MapLocation = None,
     model_dir: str | None = None,
     progress: bool = False,
+    verify: bool = False,
 ) -> Any:
     """Download a file once into the cache directory of ``torch.hub`` and load it.
 
@@ -395,7 +434,7 @@ def load_from_http(
         torch.hub.download_url_to_file(
             filename, target, found[1] if found else None, progress=progress
         )
-    return load_from_local(target, map_location)
+    return load_from_local(target, map_location, verify)
 
 
 @CheckpointLoader.register_scheme(prefixes=("modelzoo://", "torchvision://"))
@@ -423,10 +462,13 @@ def load_from_torchvision(filename: str, map_location: MapLocation = None) -> An
 
 
 def _load_checkpoint(
-    filename: str | os.PathLike[str], map_location: MapLocation = None, logger: Logger = None
+    filename: str | os.PathLike[str],
+    map_location: MapLocation = None,
+    logger: Logger = None,
+    verify: bool = False,
 ) -> Any:
     """Load a checkpoint from anywhere; the name that MMEngine users know."""
-    return CheckpointLoader.load_checkpoint(filename, map_location, logger)
+    return CheckpointLoader.load_checkpoint(filename, map_location, logger, verify)
 
 
 def _load_checkpoint_with_prefix(

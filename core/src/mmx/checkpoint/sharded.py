@@ -47,8 +47,16 @@ from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 from mmx.checkpoint.load import MapLocation, torch_load
 from mmx.checkpoint.plain import to_plain
 from mmx.checkpoint.save import AsyncCheckpointSaver
-from mmx.checkpoint.sharded_index import REST, file_checksum, read_index, write_index
+from mmx.checkpoint.sharded_index import (
+    REST,
+    check_part,
+    check_sizes,
+    file_checksum,
+    read_index,
+    write_index,
+)
 from mmx.checkpoint.tensor_file import write_tensors
+from mmx.checkpoint.verification import naming_whole_sibling, take_verified
 from mmx.dist import get_object_group, get_world_size
 
 # A leaf of what `rest.pth` holds that stands for a tensor of the index.
@@ -360,6 +368,7 @@ def read_sharded(
     layout: Layout | None = None,
     only: Callable[[str], bool] | None = None,
     room: Callable[[torch.Size, torch.dtype], torch.Tensor] | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Return the checkpoint of a folder; it does not matter how many ranks wrote it.
 
@@ -376,12 +385,29 @@ def read_sharded(
         only: Which entries of the checkpoint are read; by default all.
         room: From shape and dtype to the memory of a tensor that is read whole; by default it is
             made on the device.
+        verify: Check the checksum of each file of tensors that this process reads. Sizes, and the
+            checksums of the index and of all that is no tensor, are checked in any case.
 
     Raises:
-        CorruptCheckpointError: A part is missing or damaged.
+        CorruptCheckpointError: A part is missing or damaged; the text names a whole checkpoint
+            beside the folder.
     """
     folder = located(os.path.expanduser(os.fspath(path)))
+    with naming_whole_sibling(folder):
+        return _read_folder(folder, map_location, layout, only, room, verify)
+
+
+def _read_folder(
+    folder: str,
+    map_location: MapLocation,
+    layout: Layout | None,
+    only: Callable[[str], bool] | None,
+    room: Callable[[torch.Size, torch.dtype], torch.Tensor] | None,
+    verify: bool,
+) -> dict[str, Any]:
     index = read_index(folder)
+    check_sizes(folder, index)
+    check_part(folder, index, REST)
     rest = torch_load(os.path.join(folder, REST), map_location)
     device = _device_of(map_location)
 
@@ -411,11 +437,13 @@ def read_sharded(
         name: fill(entry, (name,)) if name in _SHARED_ENTRIES else entry
         for name, entry in kept.items()
     }
-    load_into(wanted, folder, index)
+    load_into(wanted, folder, index, verify=verify and not take_verified(folder))
     return result
 
 
-def load_into(tensors: dict[str, torch.Tensor], folder: str, index: dict[str, Any]) -> None:
+def load_into(
+    tensors: dict[str, torch.Tensor], folder: str, index: dict[str, Any], verify: bool = False
+) -> None:
     """Fill whole and sharded tensors, by their names in the index, from a folder's files."""
     if not tensors:
         return
@@ -424,6 +452,13 @@ def load_into(tensors: dict[str, torch.Tensor], folder: str, index: dict[str, An
     planner.set_up_planner(tensors, metadata, is_coordinator=True)
     # Planned by each rank for itself: nothing has to be agreed upon for reading.
     plan = planner.finish_plan(planner.create_global_plan([planner.create_local_plan()])[0])
+    if verify:
+        # Each rank only what it reads itself.
+        files = {
+            places[i.storage_index.fqn, tuple(i.storage_index.offset or ())][0] for i in plan.items
+        }
+        for file in sorted(files):
+            check_part(folder, index, file)
     _read(plan, planner, folder, places)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from mmx.checkpoint.errors import CheckpointError
-from mmx.checkpoint.load import CheckpointLoader, _read_safetensors, torch_load
+from mmx.checkpoint.load import CheckpointLoader, _read_safetensors, load_from_local
 from mmx.checkpoint.save import save_checkpoint
 from mmx.checkpoint.sharded_index import is_sharded
 
@@ -52,13 +51,14 @@ def opened(
         if is_sharded(name):
             from mmx.checkpoint.sharded import read_sharded
 
-            checkpoint: Any = read_sharded(name, "cpu", room=_Scratch(folder))
+            checkpoint: Any = read_sharded(name, "cpu", room=_Scratch(folder), verify=True)
         elif name.endswith(".safetensors") and os.path.isfile(name):
             checkpoint = _read_safetensors(name, "cpu")
         elif os.path.isfile(name):
-            checkpoint = torch_load(name, "cpu", mmap=zipfile.is_zipfile(name) and os.name != "nt")
+            # All of it is read in any case, and damage would get fresh checksums.
+            checkpoint = load_from_local(name, "cpu", verify=True)
         else:
-            checkpoint = CheckpointLoader.load_checkpoint(name, "cpu", logger="silent")
+            checkpoint = CheckpointLoader.load_checkpoint(name, "cpu", "silent", verify=True)
         if not isinstance(checkpoint, dict):
             raise CheckpointError(
                 f"{name} holds a {type(checkpoint).__name__}, not a checkpoint", filename=name

@@ -73,20 +73,40 @@ def verify_sharded(folder: str | os.PathLike[str]) -> None:
         CorruptCheckpointError: A part is missing, truncated or damaged.
     """
     path = located(os.path.expanduser(os.fspath(folder)))
-    for name, wanted in read_index(path)["files"].items():
-        part = Path(path, name)
+    index = read_index(path)
+    check_sizes(path, index)
+    for name in index["files"]:
+        check_part(path, index, name)
+
+
+def check_sizes(folder: str, index: dict[str, Any]) -> None:
+    """Check that every part of a sharded checkpoint is there, of its size.
+
+    Raises:
+        CorruptCheckpointError: One is not.
+    """
+    for name, wanted in index["files"].items():
+        part = Path(folder, name)
         if not part.is_file():
-            raise CorruptCheckpointError(f"{path} is damaged: {name} is missing", filename=path)
-        size, checksum = file_checksum(part)
+            raise CorruptCheckpointError(f"{folder} is damaged: {name} is missing", filename=folder)
+        size = part.stat().st_size
         if size != wanted["bytes"]:
             raise CorruptCheckpointError(
-                f"{path} is damaged: {name} has {size} bytes instead of {wanted['bytes']}",
-                filename=path,
+                f"{folder} is damaged: {name} has {size} bytes instead of {wanted['bytes']}",
+                filename=folder,
             )
-        if checksum != wanted["crc32"]:
-            raise CorruptCheckpointError(
-                f"{path} is damaged: wrong checksum of {name}", filename=path
-            )
+
+
+def check_part(folder: str, index: dict[str, Any], name: str) -> None:
+    """Check the checksum of one file of a sharded checkpoint.
+
+    Raises:
+        CorruptCheckpointError: It is wrong.
+    """
+    if file_checksum(Path(folder, name))[1] != index["files"][name]["crc32"]:
+        raise CorruptCheckpointError(
+            f"{folder} is damaged: wrong checksum of {name}", filename=folder
+        )
 
 
 def file_checksum(path: Path) -> tuple[int, str]:

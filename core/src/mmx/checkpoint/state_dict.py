@@ -185,6 +185,7 @@ def load_checkpoint(
     strict: bool = False,
     logger: Logger = None,
     revise_keys: ReviseKeys = ((r"^module\.", ""),),
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Load the weights of a checkpoint file into a model.
 
@@ -196,14 +197,16 @@ def load_checkpoint(
         logger: For messages.
         revise_keys: ``(pattern, replacement)`` pairs for :func:`re.sub` on each key, in order. The
             default strips the prefix that data-parallel wrappers leave.
+        verify: Check each checksum first, those of the tensors as well, which reads all of the file;
+            see :meth:`CheckpointLoader.load_checkpoint`.
 
     Returns:
         The checkpoint.
 
     Raises:
-        ValueError: The file holds no state dict.
+        ValueError: The file holds no state dict, or is damaged.
     """
-    checkpoint = _load_checkpoint(filename, map_location, logger)
+    checkpoint = _load_checkpoint(filename, map_location, logger, verify)
     if not isinstance(checkpoint, dict):
         raise MissingStateError(f"No state_dict found in checkpoint file {filename}")
     return _load_checkpoint_to_model(model, checkpoint, strict, logger, revise_keys)

@@ -390,7 +390,9 @@ class BaseStrategy(metaclass=ABCMeta):
             return
         _load_schedulers(schedulers, state_dict)
 
-    def read_checkpoint(self, filename: str, map_location: Any = "cpu") -> dict[str, Any]:
+    def read_checkpoint(
+        self, filename: str, map_location: Any = "cpu", verify: bool = False
+    ) -> dict[str, Any]:
         """Return a checkpoint, a file or a folder, without putting it to use.
 
         Of a sharded checkpoint a run without an optimizer does not read that of the optimizer.
@@ -398,14 +400,20 @@ class BaseStrategy(metaclass=ABCMeta):
         Args:
             filename: Path, URL or address.
             map_location: As for ``torch.load``.
+            verify: Check all checksums, as is done for training in any case. Loading for inference
+                does not read a whole file first, and checks all but the tensors' data.
         """
+        verify = verify or self.optim_wrapper is not None
         if not checkpoint_io.is_sharded(filename):
-            return checkpoint_io._load_checkpoint(filename, map_location=map_location)
+            return checkpoint_io._load_checkpoint(
+                filename, map_location=map_location, verify=verify
+            )
         return checkpoint_io.read_sharded(
             filename,
             map_location,
             layout=self._layout(),
             only=None if self.optim_wrapper is not None else _is_not_the_optimizer,
+            verify=verify,
         )
 
     def _layout(self) -> Any:
