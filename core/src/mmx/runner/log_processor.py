@@ -99,13 +99,16 @@ class LogProcessor:
         self._keep_enough(runner, mode)
         custom_cfg = self._parse_windows_size(runner, batch_idx, self.custom_cfg)
         tag = self._collect_scalars(custom_cfg, runner, mode, self.log_with_hierarchy)
-        shown = {self._remove_prefix(name, f"{mode}/"): value for name, value in tag.items()}
+        shown = dict(tag)
+        if self.log_with_hierarchy:
+            shown = {self._remove_prefix(name, f"{mode}/"): value for name, value in tag.items()}
         parts = [self._header_after_iter(runner, batch_idx, mode, tag)]
         parts.append(" ".join(self._pop_learning_rates(shown)))
         is_training = _is_training_built(runner)
         tag["iter"] = runner.iter + 1 if is_training else 0
-        if {"time", "data_time"} <= shown.keys() and "eta" in runner.message_hub.runtime_info:
-            eta = datetime.timedelta(seconds=int(runner.message_hub.get_info("eta")))
+        facts = runner.message_hub.runtime_info
+        if "time" in shown and "data_time" in shown and "eta" in facts:
+            eta = datetime.timedelta(seconds=int(facts["eta"]))
             digits = self.num_digits
             parts.append(f"eta: {eta}")
             parts.append(f"time: {shown.pop('time'):.{digits}f}")

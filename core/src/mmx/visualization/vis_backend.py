@@ -281,6 +281,8 @@ class LocalVisBackend(BaseVisBackend):
         self._scalar_save_file = scalar_save_file
         # Kept open: a record each few iterations should not open and close files.
         self._files: dict[str, IO[str]] = {}
+        # Paths of the second files, by the names that were asked for.
+        self._second_files: dict[str, str] = {}
 
     def _init_env(self) -> None:
         os.makedirs(self._save_dir, exist_ok=True)
@@ -357,20 +359,25 @@ class LocalVisBackend(BaseVisBackend):
             )
         record = {**scalar_dict}
         record.setdefault("step", step)
-        if file_path is not None:
-            if not file_path.endswith(".json"):
-                raise InvalidValueError(f"file_path should end in .json: {file_path!r}")
-            second = os.path.join(self._save_dir, file_path)
-            # Another file that is open has been compared before.
-            is_known = second in self._files and second != self._scalar_save_file
-            if not is_known and os.path.abspath(second) == os.path.abspath(self._scalar_save_file):
-                raise InvalidValueError(
-                    "``file_path`` and ``scalar_save_file`` have the same name, please set "
-                    "``file_path`` to another value"
-                )
-            self._dump(record, second, self._scalar_save_file)
-        else:
+        if file_path is None:
             self._dump(record, self._scalar_save_file)
+            return
+        second = self._second_files.get(file_path)
+        if second is None:
+            second = self._second_files[file_path] = self._second_file(file_path)
+        self._dump(record, second, self._scalar_save_file)
+
+    def _second_file(self, file_path: str) -> str:
+        """Return the path of a file that gets scalars beside their own file."""
+        if not file_path.endswith(".json"):
+            raise InvalidValueError(f"file_path should end in .json: {file_path!r}")
+        second = os.path.join(self._save_dir, file_path)
+        if os.path.abspath(second) == os.path.abspath(self._scalar_save_file):
+            raise InvalidValueError(
+                "``file_path`` and ``scalar_save_file`` have the same name, please set "
+                "``file_path`` to another value"
+            )
+        return second
 
     def _dump(self, record: Mapping[str, Any], *paths: str) -> None:
         line = json.dumps(to_plain(record)) + "\n"
