@@ -80,7 +80,7 @@ def write_plain(
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as RuntimeError, with the OSError in its context.
         raise CheckpointError(
-            f"the checkpoint {path} could not be written: {_root_cause(error)}. Earlier checkpoints are as they were.",
+            f"the checkpoint {path} could not be written: {root_cause(error)}. Earlier checkpoints are as they were.",
             filename=str(path),
         ) from error
 
@@ -89,7 +89,8 @@ def _fresh_backend_args(backend_args: dict[str, Any] | None) -> dict[str, Any] |
     return dict(backend_args) if backend_args else None
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error of the system behind one of torch's, if there is one."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError):

@@ -46,7 +46,7 @@ from mmx.checkpoint.durable import fsync_directory, located, making_way
 from mmx.checkpoint.errors import CheckpointError, CorruptCheckpointError
 from mmx.checkpoint.load import MapLocation, torch_load
 from mmx.checkpoint.plain import to_plain
-from mmx.checkpoint.save import AsyncCheckpointSaver
+from mmx.checkpoint.save import AsyncCheckpointSaver, root_cause
 from mmx.checkpoint.sharded_index import (
     REST,
     check_part,
@@ -274,7 +274,11 @@ class _Writer(StorageWriter):
         assert folder is not None
         places = {result.index: result.storage_data for result in itertools.chain(*results)}
         with open(folder / REST, "wb") as file:
-            torch.save(self._rest, file)
+            try:
+                torch.save(self._rest, file)
+            except RuntimeError as error:
+                # torch's words for a write that failed; what failed is behind it.
+                raise root_cause(error) from error
             file.flush()
             os.fsync(file.fileno())
         files = {p.file: {"bytes": p.size, "crc32": p.checksum} for p in places.values()}
