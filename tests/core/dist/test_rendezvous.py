@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import pytest
 from torch.distributed.elastic.rendezvous import (
@@ -106,6 +107,14 @@ def test_other_errors_are_raised(inner: Inner) -> None:
     inner.error = RendezvousStateError("corrupt")
     with pytest.raises(RendezvousStateError, match="corrupt"):
         bounded.num_nodes_waiting()
+
+
+def test_torchrun_finds_it_through_the_metadata_of_this_package() -> None:
+    (found,) = entry_points(group="torchrun.handlers", name=rendezvous.BACKEND)
+    assert "mmx.dist.rendezvous:handler" == found.value
+    # torch registers what it finds when it is imported; that is not registered twice.
+    assert found.load()() is rendezvous_handler_registry._registry[rendezvous.BACKEND]
+    rendezvous.register()
 
 
 def test_the_launcher_finds_it_by_its_name() -> None:

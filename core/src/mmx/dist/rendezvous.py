@@ -114,8 +114,13 @@ class BoundedRendezvous(RendezvousHandler):
 
 
 def register() -> None:
-    """Make it known to the launcher of torch."""
+    """Make it known to the launcher of torch, where this package's metadata have not done so."""
     _registry.register(BACKEND, _create)
+
+
+def handler() -> Callable[[RendezvousParameters], RendezvousHandler]:
+    """Return what makes one: the entry point for ``torchrun --rdzv-backend mmx-c10d``."""
+    return _create
 
 
 def _create(params: RendezvousParameters) -> RendezvousHandler:
