@@ -8,13 +8,14 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel.distributed import DistributedDataParallel
 
+from mmx.model.base_model import BaseDataPreprocessor
 from mmx.model.utils import detect_anomalous_params
 from mmx.registry import MODEL_WRAPPERS
 
@@ -71,11 +72,16 @@ class MMDistributedDataParallel(DistributedDataParallel):
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
         """Learn from one batch; see :meth:`mmx.model.BaseModel.train_step`."""
+        # Read where modules lie: attributes of a module are found there last.
+        model: Any = self._modules["module"]
         # Gradients are synchronised only in those iterations that update weights.
-        with optim_wrapper.optim_context(self):
-            data = self.module.data_preprocessor(data, training=True)
-            losses = self._run_forward(data, mode="loss")
-        parsed_loss, log_vars = self.module.parse_losses(losses)
+        context = optim_wrapper.optim_context(self)
+        if context.__class__ is nullcontext:
+            losses = self._run_forward(_preprocessed(model, data), mode="loss")
+        else:
+            with context:
+                losses = self._run_forward(_preprocessed(model, data), mode="loss")
+        parsed_loss, log_vars = model.parse_losses(losses)
         optim_wrapper.update_params(parsed_loss)
         if self.detect_anomalous_params:
             detect_anomalous_params(parsed_loss, model=self)
@@ -105,6 +111,13 @@ class MMDistributedDataParallel(DistributedDataParallel):
         raise TypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
+
+
+def _preprocessed(model: nn.Module, data: Any) -> Any:
+    preprocess: Any = model._modules.get("data_preprocessor") or model.data_preprocessor
+    if preprocess.__class__ is BaseDataPreprocessor and preprocess.leaves_as_is(data):
+        return dict(data)
+    return preprocess(data, training=True)
 
 
 class _Compiler:
