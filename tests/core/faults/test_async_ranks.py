@@ -21,7 +21,7 @@ STEP_S = 0.02
 ITERS = 200
 FAILS_AT = 6
 # Of collectives: a rank that ends earlier has been told.
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 SHORT_TIMEOUT_S = 3
 
 

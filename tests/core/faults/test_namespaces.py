@@ -189,14 +189,14 @@ def test_a_machine_that_is_cut_off_is_named_and_a_restart_ends_with_the_same_bit
         took = time.monotonic() - begin
         assert cut[0].returncode not in (0, None)
         assert "rank 1 is lost: killed, stalled, or cut off from the others" in first
-        assert took < 4 * TIMEOUT_S, took
+        assert took < 8 * TIMEOUT_S, took
         # Its rendezvous is out of its reach, and its store as well: it takes a little longer.
         _, second = cut[1].communicate(timeout=60)
         took = time.monotonic() - begin
         assert 1 == cut[1].returncode
         assert "rank 1 failed:" in second
         assert "is lost: killed, stalled, or cut off from this rank 1" in second
-        assert took < 4 * TIMEOUT_S, took
+        assert took < 8 * TIMEOUT_S, took
 
         subprocess.run([*machines[0], "ip", "link", "set", DEVICES[0], "up"], check=True)
         again = across(far, machines, "again")

@@ -16,7 +16,7 @@ from mmx.model import BaseModel
 from mmx.runner import Runner
 from mmx.testing.distributed import run_distributed
 
-TIMEOUT_S = 6
+TIMEOUT_S = 30
 # Where nothing is shared: of collectives, and how long the rank that failed stays afterwards.
 SHORT_TIMEOUT_S = 3
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.logging import MMLogger
 from mmx.model import (
     BaseAveragedModel,
     ExponentialMovingAverage,
@@ -199,6 +200,7 @@ def test_wrong_arguments_are_errors(kind, options, message):
 
 
 def test_a_large_momentum_is_remarked_on(capsys):
+    MMLogger.get_instance("large-momentum")  # one that has not shown the warning yet
     MODELS.build(dict(type="ExponentialMovingAverage", model=nn.Linear(1, 1), momentum=0.9))
     assert "The value of momentum in EMA is usually a small number" in capsys.readouterr().out
 

@@ -70,8 +70,9 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    if os.path.lexists(path):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def remove_stale_temporaries(directory: str | os.PathLike[str]) -> list[str]:
