@@ -269,3 +269,13 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint(tmp_path: Path) -> None:
     assert "Traceback" not in rest
     assert list((tmp_path / "run").glob("*.pth"))
     assert (tmp_path / "run" / "last_checkpoint").is_file()
+
+
+def test_an_import_that_fails_is_told_with_the_config(config: Path) -> None:
+    with config.open("a") as file:
+        file.write("\ncustom_imports = dict(imports=['no_such_module_of_mine'])\n")
+    shown = mmx("config", "show", config.name, cwd=config.parent)
+    assert shown.returncode == 1
+    assert f"Error: {config.name}: Failed to import custom modules" in shown.stderr
+    assert "no_such_module_of_mine" in shown.stderr
+    assert "Traceback" not in shown.stderr

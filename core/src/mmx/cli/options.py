@@ -69,7 +69,7 @@ def load_config(path: str, overrides: tuple[str, ...] = ()) -> Any:
         config = Config.fromfile(path)
         if overrides:
             config.merge_from_dict(parse_overrides(config, overrides))
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError) as error:
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, ImportError) as error:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         raise click.ClickException(f"{path}: {text}{notes}") from error
