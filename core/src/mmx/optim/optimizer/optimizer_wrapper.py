@@ -50,9 +50,6 @@ class OptimWrapper(BaseOptimWrapper):
             no arguments.
     """
 
-    # Whether a subclass leaves it to this class when the optimizer steps.
-    _counts_as_defined_here = True
-
     def __init__(
         self,
         optimizer: Optimizer,
@@ -85,13 +82,6 @@ class OptimWrapper(BaseOptimWrapper):
         self._inner_count = 0
         self._max_counts = -1
         self._remainder_counts = -1
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._counts_as_defined_here = (
-            cls.scale_loss is OptimWrapper.scale_loss
-            and cls.should_update is OptimWrapper.should_update
-        )
 
     def _set_clipping(self, clip_grad: dict[str, Any]) -> None:
         if not isinstance(clip_grad, dict) or not clip_grad:
@@ -138,19 +128,10 @@ class OptimWrapper(BaseOptimWrapper):
             step_kwargs: Arguments of the optimizer's ``step``.
             zero_kwargs: Arguments of the optimizer's ``zero_grad``.
         """
-        if self._accumulative_counts == 1 and self._counts_as_defined_here:
-            # Every iteration ends in a step; no need to ask in each.
-            self.backward(loss)
-        else:
-            self.backward(self.scale_loss(loss))
-            if not self.should_update():
-                return
-        if step_kwargs or zero_kwargs:
+        self.backward(self.scale_loss(loss))
+        if self.should_update():
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
-        else:
-            self.step()
-            self.zero_grad()
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Compute gradients. A subclass that overrides this adds 1 to ``_inner_count``.
