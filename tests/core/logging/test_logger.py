@@ -401,3 +401,16 @@ def test_a_format_of_ones_own_is_kept(tmp_path):
     logger.info("hello")
     line = f"{test_a_format_of_ones_own_is_kept.__name__}: hello\n"
     assert line == (tmp_path / "a.log").read_text()
+
+
+def test_a_message_that_cannot_be_shown_does_not_end_a_run(capsys):
+    class Broken:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    logger = MMLogger.get_instance("broken-message")
+    logger.info(Broken())
+    logger.info("the next one")
+    shown = capsys.readouterr()
+    assert "the next one" in shown.out
+    assert "no text" in shown.err

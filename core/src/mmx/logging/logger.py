@@ -311,9 +311,10 @@ class MMLogger(logging.Logger, ManagerMixin):
         """
         if (
             level < logging.WARNING
+            and msg.__class__ is str
             and not (args or exc_info or extra or stack_info or self.filters or self.disabled)
             and all(map(_writes_plainly, self.handlers))
-            and self._log_plainly(level, str(msg))
+            and self._log_plainly(level, msg)
         ):
             return
         # One frame more lies between here and the caller.
@@ -328,7 +329,7 @@ class MMLogger(logging.Logger, ManagerMixin):
                 _formatter_of(handler).format_plain(level, self.name, message, created)
                 for handler in handlers
             ]
-        except (KeyError, ValueError):
+        except (KeyError, TypeError, ValueError):
             return False
         for handler, line in zip(handlers, lines, strict=True):
             with handler.lock:
