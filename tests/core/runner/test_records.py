@@ -222,3 +222,22 @@ def test_a_hook_registered_in_a_stage_takes_part_in_it_once(make_runner):
 
     make_runner(custom_hooks=[Registers()]).train()
     assert ["registers", "late"] == calls
+
+
+def test_registering_in_a_stage_of_a_custom_loop_calls_nobody_twice(make_runner):
+    calls = []
+
+    class Own(Hook):
+        def before_own_stage(self):
+            calls.append("own")
+
+    class Registers(Hook):
+        priority = "HIGH"
+
+        def before_own_stage(self, runner):
+            calls.append("registers")
+            runner.register_hook(Between())
+
+    runner = make_runner(custom_hooks=[Own(), Registers()])
+    runner.call_hook("before_own_stage")
+    assert ["registers", "own"] == calls

@@ -17,6 +17,7 @@ from mmx.runner.state import TrainState
 HookCall = Callable[..., Any]
 
 _STAGES = frozenset(Hook.stages)
+_WHOLE_STAGES = frozenset(stage for stage in _STAGES if not stage.endswith("_iter"))
 _HOOK_API = frozenset(dir(Hook))
 # A method of a hook that begins like this was most likely meant to be called by the engine.
 _STAGE_PREFIXES = ("before_", "after_")
@@ -124,8 +125,8 @@ class HookCaller:
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call a stage of all hooks that have it, in order of priority.
 
-        A hook that is registered meanwhile takes part after the others, in the stages of an
-        iteration from the next iteration on.
+        A hook that is registered meanwhile takes part after the others; in the stages of an
+        iteration, and in those of custom loops, from the next time on.
 
         Args:
             fn_name: Name of the stage; a loop may call stages of its own.
@@ -138,7 +139,8 @@ class HookCaller:
         calls = self._dispatch[fn_name]
         for call in calls:
             call(self, **kwargs)
-        if self._dispatch[fn_name] is not calls and not fn_name.endswith("_iter"):
+        # The calls of other stages are made anew with the list, and would seem to be newcomers.
+        if self._dispatch[fn_name] is not calls and fn_name in _WHOLE_STAGES:
             self._call_newcomers(fn_name, calls, kwargs)
         if not is_inner:
             state.stage = None
