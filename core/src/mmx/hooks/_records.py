@@ -6,17 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
-
 from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.hooks.iter_timer_hook import FLUSH_INTERVAL, IterTimerHook
 from mmx.hooks.runtime_info_hook import RuntimeInfoHook
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
-
-# What reads a tensor on the CPU.
-READ = torch.Tensor.item
 
 
 class TrainRecord:
@@ -97,13 +92,12 @@ class TrainRecord:
             self._timer.after_train_iter(runner, batch_idx, data_batch, outputs)
             self._take_over(runner, outputs)
             return
-        if losses is not None and outputs is not None and tuple(outputs) == losses.open_for:
-            try:
-                losses.values.extend(map(READ, outputs.values()))
-            except (RuntimeError, TypeError):  # other values this time
-                losses.give_up_row()
-                self._log_losses(runner, batch_idx, data_batch, outputs)
-        else:
+        if (
+            losses is None
+            or outputs is None
+            or tuple(outputs) != losses.open_for
+            or not losses.append(outputs)
+        ):
             self._log_losses(runner, batch_idx, data_batch, outputs)
         clock, done = self._clock, self._iter + 1
         now = time.time()

@@ -42,8 +42,7 @@ class RowGroup:
         self.has_tensors = False
         # Whether the latest row was one of tensors on the CPU: most likely the next one is, too.
         self.all_tensors = False
-        # The names of a dict of tensors on the CPU whose values may be appended as `append` does;
-        # else None.
+        # The names of a dict of tensors on the CPU that `append` may be called with; else None.
         self.open_for: tuple[str, ...] | None = None
         # Groups that share a buffer with this one; at most one of them has waiting rows, so that
         # the order within each buffer is the order of the calls.
@@ -62,17 +61,14 @@ class RowGroup:
         Returns:
             False, with nothing done, if they are not what the group is open for.
         """
+        values = self.values
         try:
-            self.values.extend(map(_READERS[0], log_dict.values()))
+            values.extend(map(_READERS[0], log_dict.values()))
         except (RuntimeError, TypeError):  # other values this time
-            self.give_up_row()
+            del values[len(values) - len(values) % len(self.buffers) :]
+            self.close()
             return False
         return True
-
-    def give_up_row(self) -> None:
-        """Remove what has been appended of a row that cannot be read, and close."""
-        del self.values[len(self.values) - len(self.values) % len(self.buffers) :]
-        self.close()
 
     def hand_over(self) -> None:
         """Move the rows into their buffers, reading all tensors in one go."""
