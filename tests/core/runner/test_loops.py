@@ -9,7 +9,8 @@ from mmx.evaluator import Evaluator
 from mmx.hooks.hook import Hook
 from mmx.logging import HistoryBuffer
 from mmx.runner import EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
-from mmx.runner.loops import _InfiniteDataloaderIterator, _parse_losses, _update_losses
+from mmx.runner.eval_loops import _parse_losses, _update_losses
+from mmx.runner.train_loops import _InfiniteDataloaderIterator
 from mmx.runner.utils import calc_dynamic_intervals
 from mmx.structures import BaseDataElement
 

@@ -181,14 +181,14 @@ def test_classes_pickle_under_either_name() -> None:
 
 
 def test_inspection_leads_to_the_sources() -> None:
-    import mmengine.runner.loops as module
-    from mmengine.runner import EpochBasedTrainLoop
+    import mmengine.runner.base_loop as module
+    from mmengine.runner import BaseLoop
 
-    assert inspect.getmodule(EpochBasedTrainLoop) is module
-    source = inspect.getsourcefile(EpochBasedTrainLoop)
+    assert inspect.getmodule(BaseLoop) is module
+    source = inspect.getsourcefile(BaseLoop)
     assert source is not None
     assert Path(source) == Path(module.__file__ or "")
-    assert "class EpochBasedTrainLoop" in inspect.getsource(EpochBasedTrainLoop)
+    assert "class BaseLoop" in inspect.getsource(BaseLoop)
     spec = importlib.util.find_spec("mmengine.runner.priority")
     assert spec is not None
     assert spec.origin is not None

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mmx.runner.checkpoint import load_state_dict as load_state_dict
     from mmx.runner.checkpoint import save_checkpoint as save_checkpoint
     from mmx.runner.checkpoint import weights_to_cpu as weights_to_cpu
+    from mmx.runner.eval_loops import TestLoop as TestLoop
+    from mmx.runner.eval_loops import ValLoop as ValLoop
     from mmx.runner.log_processor import LogProcessor as LogProcessor
-    from mmx.runner.loops import EpochBasedTrainLoop as EpochBasedTrainLoop
-    from mmx.runner.loops import IterBasedTrainLoop as IterBasedTrainLoop
-    from mmx.runner.loops import TestLoop as TestLoop
-    from mmx.runner.loops import ValLoop as ValLoop
     from mmx.runner.priority import Priority as Priority
     from mmx.runner.priority import get_priority as get_priority
     from mmx.runner.runner import Runner as Runner
     from mmx.runner.state import TrainState as TrainState
+    from mmx.runner.train_loops import EpochBasedTrainLoop as EpochBasedTrainLoop
+    from mmx.runner.train_loops import IterBasedTrainLoop as IterBasedTrainLoop
     from mmx.runner.trial import fast_dev_run as fast_dev_run
     from mmx.runner.trial import limit_batches as limit_batches
     from mmx.runner.trial import overfit_batches as overfit_batches

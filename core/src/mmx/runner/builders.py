@@ -19,8 +19,8 @@ from mmx.registry import (
 )
 from mmx.runner.base_loop import BaseLoop
 from mmx.runner.log_processor import LogProcessor
-from mmx.runner.loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmx.runner.spec import LoopConfigError, MissingLoopKindError, copied
+from mmx.runner.train_loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmx.visualization import Visualizer
 
 DEFAULT_HOOKS: dict[str, dict[str, Any]] = {

@@ -19,13 +19,13 @@ from mmx.dist import get_model_parallel_size, get_rank, get_world_size, is_main_
 from mmx.fileio import join_path
 from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
-from mmx.runner.loops import IterBasedTrainLoop, _TrainLoop
 from mmx.runner.resume import (
     ENGINE_VERSION,
     capture_random_state,
     gather_per_rank,
     own_share,
 )
+from mmx.runner.train_loops import IterBasedTrainLoop, _TrainLoop
 from mmx.version import __version__
 
 if TYPE_CHECKING:
@@ -169,9 +169,6 @@ def _engine_state(runner: Runner) -> dict[str, Any]:
     loader_state = dataloader_state(loop.dataloader)
     if len(loader_state) > 1:  # more than its version
         engine["dataloader"] = gather_per_rank(loader_state)
-    gradients = _accumulated_gradients(runner)
-    if gradients is not None:
-        engine["gradients"] = gather_per_rank(gradients)
     return engine
 
 
@@ -223,32 +220,6 @@ def _stateful(hooks: list[Any]) -> Iterator[tuple[str, Any]]:
             name = type(hook).__name__
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), hook
-
-
-def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor] | None:
-    """Return this rank's part of an accumulation that is under way, None if there is none to save.
-
-    One process finds its gradients in the optimizer wrapper's own state; several have a sum each,
-    of which that state, saved by rank 0, holds only the first.
-    """
-    wrappers = (
-        list(runner.optim_wrapper.values())
-        if isinstance(runner.optim_wrapper, OptimWrapperDict)
-        else [runner.optim_wrapper]
-    )
-    if get_world_size() == 1 or not any(_is_accumulating(wrapper) for wrapper in wrappers):
-        return None
-    return {
-        name: _local(parameter.grad).detach().cpu().clone()
-        for name, parameter in unwrap(runner.model).named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def _is_accumulating(wrapper: Any) -> bool:
-    counts = getattr(wrapper, "_accumulative_counts", 1)
-    done = getattr(wrapper, "_inner_count", 0)
-    return counts > 1 and done % counts != 0 and done != getattr(wrapper, "_max_counts", -1)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
@@ -501,16 +472,26 @@ def _resume_sampler(runner: Runner, dataloader: Any, seed: int | None) -> None:
 
 
 def _resume_gradients(runner: Runner, engine: dict[str, Any]) -> None:
-    saved, layout = engine.get("gradients"), (get_world_size(), get_model_parallel_size())
-    if not saved or (len(saved), engine.get("model_parallel_size", 1)) != layout:
+    """Take up an accumulation that mmx saved here before optimizers' states held it."""
+    saved = engine.get("gradients")
+    if not saved or not any(saved):
         return
-    gradients = saved[get_rank()]
+    size, was_split = get_model_parallel_size(), engine.get("model_parallel_size", 1)
+    if was_split == 1:
+        _strategy(runner).load_accumulated_gradients(saved)
+        return
+    if (len(saved), was_split) != (get_world_size(), size):
+        runner.logger.warning(
+            "the gradients of an accumulation that was under way are lost: the checkpoint holds "
+            f"those of {len(saved)} ranks that split layers in {was_split}, as mmx once saved "
+            f"them, this run has {get_world_size()} in {size}. The next step is taken without them"
+        )
+        return
     for name, parameter in unwrap(runner.model).named_parameters():
-        if name not in gradients:
-            continue
-        grad = torch.zeros_like(parameter)
-        _local(grad).copy_(gradients[name])
-        parameter.grad = grad
+        if name in saved[get_rank()]:
+            grad = torch.zeros_like(parameter)
+            _local(grad).copy_(saved[get_rank()][name])
+            parameter.grad = grad
 
 
 def begin_accumulation(runner: Runner) -> None:

@@ -35,12 +35,12 @@ from mmx.registry import (
 from mmx.runner import builders, checkpointing, spec
 from mmx.runner.base_loop import BaseLoop
 from mmx.runner.dispatch import Dispatch, HookCaller, HookList, warn_of_misspelled_stages
+from mmx.runner.eval_loops import TestLoop, ValLoop
 from mmx.runner.log_processor import LogProcessor
-from mmx.runner.loops import EpochBasedTrainLoop as EpochBasedTrainLoop
-from mmx.runner.loops import IterBasedTrainLoop as IterBasedTrainLoop
-from mmx.runner.loops import TestLoop, ValLoop
 from mmx.runner.signals import signals_stop
 from mmx.runner.state import RunStopped, TrainState
+from mmx.runner.train_loops import EpochBasedTrainLoop as EpochBasedTrainLoop
+from mmx.runner.train_loops import IterBasedTrainLoop as IterBasedTrainLoop
 from mmx.strategy import BaseStrategy, building
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
 from mmx.strategy.base import STRIP_WRAPPER

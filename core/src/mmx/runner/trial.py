@@ -12,7 +12,7 @@ import torch
 
 from mmx.checkpoint import find_latest_checkpoint, unwrap
 from mmx.registry import RUNNERS
-from mmx.runner.loops import named_parts
+from mmx.runner.eval_loops import named_parts
 from mmx.runner.runner import Runner
 from mmx.runner.spec import as_config
 
