@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TIMEOUT_S = 6
+TIMEOUT_S = 15
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 DEVICES = ("mmx0", "mmx1")
 PARTS = """
@@ -187,12 +187,14 @@ def test_a_machine_that_is_cut_off_is_named_and_a_restart_ends_with_the_same_bit
         (far / "cut").touch()
         _, first = cut[0].communicate(timeout=60)
         took = time.monotonic() - begin
+        print("NEAR", took)
         assert cut[0].returncode not in (0, None)
         assert "rank 1 is lost: killed, stalled, or cut off from the others" in first
         assert took < 8 * TIMEOUT_S, took
         # Its rendezvous is out of its reach, and its store as well: it takes a little longer.
         _, second = cut[1].communicate(timeout=60)
         took = time.monotonic() - begin
+        print("FAR", took)
         assert 1 == cut[1].returncode
         assert "rank 1 failed:" in second
         assert "is lost: killed, stalled, or cut off from this rank 1" in second

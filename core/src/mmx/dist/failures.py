@@ -26,8 +26,13 @@ from torch import distributed as torch_dist
 # A failure that meets all ranks at once (a metric, a save) reaches each within this time. Then
 # nobody needs to be cut off, and the process group goes on.
 GRACE_S = 1.0
-# How long a rank waits for the notes of others, and for others to have read its own.
+# The timeout of a run bounds how long it goes on without a rank that is lost, its ending included.
+# So collectives end this long before, or a third of the timeout, if that is less.
+RESERVE_S = 10.0
+# How long a rank that failed waits for the notes of others, and for others to have read its own.
 NOTES_S = 3.0
+# The same for one whose peers have gone, as part of the reserve. The rest is for ending.
+_NOTES_PART, _LEAST_NOTES_S = NOTES_S / RESERVE_S, 1.0
 _LONGEST_PAUSE_S = 0.05
 
 # Words in the errors of torch's back ends when a peer has gone or does not answer.
@@ -68,7 +73,8 @@ class _Watch:
     sockets: dict[int, int]
     # The store ends with this process.
     hosts_store: bool
-    timeout_s: float = NOTES_S
+    # How long to wait for the notes of others when our peers have gone.
+    notes_s: float = NOTES_S
     # Failures that met all ranks, after which the group went on.
     past: int = 0
     # The error that was shared last, and what came of it: it may pass several places.
@@ -78,20 +84,29 @@ class _Watch:
 _WATCH: _Watch | None = None
 
 
+def reserve_s(timeout_s: float) -> float:
+    """Return how many seconds before a run's timeout its collectives give up.
+
+    What is left is for finding out who is lost, and for ending.
+    """
+    return min(RESERVE_S, timeout_s / 3)
+
+
 @contextlib.contextmanager
-def watching(store: Any, *, hosts_store: bool) -> Iterator[None]:
+def watching(store: Any, *, hosts_store: bool, reserve_s: float = RESERVE_S) -> Iterator[None]:
     """Watch over the process groups that the block makes.
 
     Args:
         store: The store through which the ranks meet.
         hosts_store: It ends with this process.
+        reserve_s: Seconds in which this process should have ended when a collective has failed.
     """
     global _WATCH
     own = store.clone()
     before = _sockets()
     yield
     made = {fd: inode for fd, inode in _sockets().items() if before.get(fd) != inode}
-    _WATCH = _Watch(own, made, hosts_store)
+    _WATCH = _Watch(own, made, hosts_store, max(_LEAST_NOTES_S, _NOTES_PART * reserve_s))
     _show_at_exit()
 
 
@@ -117,7 +132,8 @@ def share_failure(error: BaseException) -> BaseException:
         return watch.last[1]
     found: list[BaseException] = []
     past = watch.past
-    if not is_transport_error(error):
+    follows = is_transport_error(error)
+    if not follows:
         # Now: when the others have ended, torchrun may end this process before it can.
         record_for_launcher(error)
 
@@ -130,7 +146,8 @@ def share_failure(error: BaseException) -> BaseException:
     # The store may be out of reach, and then does not answer for long.
     thread = threading.Thread(target=talk, daemon=True, name="mmx failures")
     thread.start()
-    thread.join(2 * watch.timeout_s + GRACE_S)
+    longest_s = (1.25 + watch.hosts_store) * watch.notes_s if follows else 2 * NOTES_S + GRACE_S
+    thread.join(longest_s)
     if not found:
         found.append(_without_store(watch, error, TimeoutError("no answer")))
     result = found[0]
@@ -162,12 +179,12 @@ def _talk(watch: _Watch, error: BaseException) -> BaseException:
             watch.past += 1
             return error
         _cut(watch)
-        _wait_for_notes(watch, prefix, range(size), watch.timeout_s)
-        _leave_store(watch, prefix, size)
+        _wait_for_notes(watch, prefix, range(size), NOTES_S)
+        _leave_store(watch, prefix, size, NOTES_S)
         return error
     _cut(watch)
-    notes = _wait_for_notes(watch, prefix, range(size), watch.timeout_s, until_cause=True)
-    _leave_store(watch, prefix, size)
+    notes = _wait_for_notes(watch, prefix, range(size), watch.notes_s, until_cause=True)
+    _leave_store(watch, prefix, size, watch.notes_s)
     return _explained(watch, notes, size, error)
 
 
@@ -260,12 +277,12 @@ def _wait_for_notes(
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _leave_store(watch: _Watch, prefix: str, size: int) -> None:
+def _leave_store(watch: _Watch, prefix: str, size: int, timeout_s: float) -> None:
     """Say that we have read all notes; the process that holds them waits for the others to."""
     done = watch.store.add(f"{prefix}/done", 1)
     if not watch.hosts_store:
         return
-    deadline = time.monotonic() + watch.timeout_s
+    deadline = time.monotonic() + timeout_s
     while done < size and time.monotonic() < deadline:
         time.sleep(_LONGEST_PAUSE_S)
         done = watch.store.add(f"{prefix}/done", 0)

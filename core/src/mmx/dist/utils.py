@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as torch_dist
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, constants
 
 from mmx.device import get_device
 from mmx.dist import failures
@@ -132,7 +132,8 @@ def init_dist(
         init_backend: ``'torch'``, or ``'deepspeed'`` where that package is installed.
         **kwargs: For ``torch.distributed.init_process_group``; ``timeout`` may be seconds.
             ``startup_timeout``: seconds to wait for all ranks, by default 600. For slurm also
-            ``port``.
+            ``port``. Collectives give up a little before ``timeout``, by
+            :func:`mmx.dist.failures.reserve_s`, so that the run has ended by then.
 
     Raises:
         ValueError: The launcher is unknown.
@@ -186,7 +187,10 @@ def _start(
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = _meet(rank, world_size, startup_timeout)
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        with failures.watching(store, hosts_store=rank == 0 and not agent):
+        timeout = (kwargs.pop("timeout", None) or _default_timeout(backend)).total_seconds()
+        reserve_s = failures.reserve_s(timeout)
+        kwargs["timeout"] = datetime.timedelta(seconds=timeout - reserve_s)
+        with failures.watching(store, hosts_store=rank == 0 and not agent, reserve_s=reserve_s):
             torch_dist.init_process_group(
                 backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
             )
@@ -194,6 +198,13 @@ def _start(
         return
     # Here all ranks are together; later a rank might be alone when it needs the group.
     get_object_group()
+
+
+def _default_timeout(backend: str) -> datetime.timedelta:
+    """Return how long torch lets collectives of a back end take."""
+    if backend == "nccl" and constants.default_pg_nccl_timeout is not None:
+        return constants.default_pg_nccl_timeout
+    return constants.default_pg_timeout
 
 
 def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
