@@ -32,7 +32,8 @@ import sys
 import tempfile
 import time
 
-from loop import _engine_parts, batches, network, weights
+from loop import _engine_parts
+from pairs import Batches, network, weights
 from startup import CONFIG, PROBE
 
 RANKS = 2
@@ -73,7 +74,7 @@ class LeaveAfterFirstIteration(Hook):
 
 def own_share(iters):
     """The batches of this rank, which differ from those of the others."""
-    rank, share = int(os.environ["RANK"]), batches(iters)
+    rank, share = int(os.environ["RANK"]), Batches(iters)
     for batch in share.pool:
         batch["x"] += rank
     return share

@@ -3,128 +3,138 @@
     python benchmarks/loop.py                      # competitors that this Python has
     python benchmarks/loop.py --also mmengine=/path/to/python
     python benchmarks/loop.py --rounds 3 --hooks   # also: cost per hook, per scalar, over run length
+    python benchmarks/loop.py --only mmx hand_again --context
+    python benchmarks/loop.py --apart              # processes of their own, as a cross-check
 
-A small MLP on batches of 64 that lie in memory, one thread, CPU time of the process. Each
-competitor lives in a process of its own and all are measured in turn, in shuffled order, round
-after round; the figure is the slope between a short and a long run, so that start-up does not
-count, and what is quoted is the median over rounds of the difference to the hand-written loop in
-the same round. Before that, all must end with the same weights and find the same accuracy.
+A small MLP on batches of 64 that lie in memory, one thread, CPU time of the process, a log line
+each 50 iterations where there is a logger. A competitor and the hand-written loop take turns of 50
+iterations in one process (see pairs.py); the median over these blocks of the difference is a figure
+of the round, and each round has new processes, in shuffled order. What is quoted is the median over
+rounds, with the least and the most. `hand_again` is the hand-written loop beside itself: what it
+shows is the error of measurement. Both must end with the same weights and find the same accuracy.
 
-To add a competitor: write a function ``train_<name>(iters) -> weights`` and, if it validates,
-``val_<name>(iters)``, and list it in COMPETITORS with the module that it needs.
+With `--apart` each competitor has processes of its own, in which nothing else runs. The figure is
+the slope between a short and a long run, and what is quoted is the median over rounds of the
+difference to the hand-written loop in the same round. That counts as well what an engine does to
+the whole process, but scatters by some per cent of the hand-written loop.
+
+To add a competitor: write a function ``train_<name>(loader) -> weights`` and, if it validates,
+``val_<name>(loader)``, and list it in COMPETITORS with the module that it needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
+import datetime
 import json
 import logging
 import os
+import platform
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 
+from pairs import Batches, HandTraining, HandValidation, Turns, network, weights
 from peers import is_here
 
+MODES = {"train": HandTraining, "val": HandValidation}
+# Iterations, of the engine and as many by hand; and of the two runs that tell a slope.
+PAIRED = {"train": 3000, "val": 6000}
 SHORT, LONG = 300, 2300
-
-
-# The task -------------------------------------------------------------------------------------
-
-
-def batches(number):
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    pool = [
-        {
-            "x": torch.randn(64, 32, generator=generator),
-            "y": torch.randint(0, 10, (64,), generator=generator),
-        }
-        for _ in range(16)
-    ]
-    return Batches(pool, number)
-
-
-class Batches:
-    """A data loader whose batches exist already."""
-
-    def __init__(self, pool, number):
-        self.pool, self.number = pool, number
-        self.batch_size = 64
-        self.dataset = Samples(number * 64)
-        self.sampler = None
-        self.batch_sampler = self  # MMEngine asks it for its sampler
-
-    def __len__(self):
-        return self.number
-
-    def __iter__(self):
-        pool, size = self.pool, len(self.pool)
-        return (pool[i % size] for i in range(self.number))
-
-
-class Samples:
-    """Stands for the data set: engines ask for its length and its metainfo."""
-
-    metainfo: dict = {}
-
-    def __init__(self, number):
-        self.number = number
-
-    def __len__(self):
-        return self.number
-
-
-def network():
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-    )
-
-
-def weights(net):
-    return float(sum(p.detach().double().abs().sum() for p in net.parameters()))
 
 
 # Competitors ----------------------------------------------------------------------------------
 
 
-def train_hand(iters):
+def train_hand(loader):
+    hand = HandTraining()
+    hand.run(loader)
+    return hand.result()
+
+
+def val_hand(loader):
+    hand = HandValidation()
+    hand.run(loader)
+    return hand.result()
+
+
+# The same beside itself: shows how exact the figures are.
+train_hand_again, val_hand_again = train_hand, val_hand
+
+
+class Minimal:
+    """The least that is still an engine: timers, smoothed values, lines of text and of JSON."""
+
+    def __init__(self, step):
+        self.step = step
+        folder = tempfile.mkdtemp(prefix="loop-")
+        self.text = open(f"{folder}/log.txt", "w")  # noqa: SIM115 for as long as it lives
+        self.json = open(f"{folder}/log.json", "w")  # noqa: SIM115
+        self.values, self.times, self.waits = (collections.deque(maxlen=50) for _ in range(3))
+
+    def run(self, loader):
+        begin = time.perf_counter()
+        for number, batch in enumerate(loader, 1):
+            self.waits.append(time.perf_counter() - begin)
+            self.values.append(self.step(batch))
+            end = time.perf_counter()
+            self.times.append(end - begin)
+            begin = end
+            if number % 50 == 0:
+                self.log(number, len(loader))
+
+    def log(self, number, total):
+        columns = {"value": self.values, "time": self.times, "data_time": self.waits}
+        row = {name: sum(column) / len(column) for name, column in columns.items()}
+        eta = datetime.timedelta(seconds=int(row["time"] * (total - number)))
+        now = time.strftime("%Y/%m/%d %H:%M:%S")
+        shown = "  ".join(f"{name}: {value:.4f}" for name, value in row.items())
+        self.text.write(f"{now} - INFO - [{number}/{total}]  eta: {eta}  {shown}\n")
+        self.text.flush()
+        self.json.write(json.dumps({**row, "iter": number}) + "\n")
+        self.json.flush()
+
+
+def train_minimal(loader):
     import torch
 
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    loss_of = torch.nn.functional.cross_entropy
-    shown = 0.0
-    for i, batch in enumerate(batches(iters)):
-        loss = loss_of(net(batch["x"]), batch["y"])
+
+    def step(batch):
+        loss = torch.nn.functional.cross_entropy(net(batch["x"]), batch["y"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if i % 50 == 49:
-            shown = loss.item()
-    assert shown == shown
+        return loss.item()
+
+    Minimal(step).run(loader)
     return weights(net)
 
 
-def val_hand(iters):
+def val_minimal(loader):
     import torch
 
     net = network().eval()
     right = total = 0
+
+    def step(batch):
+        nonlocal right, total
+        scores = net(batch["x"])
+        found = int((scores.argmax(1) == batch["y"]).sum())
+        right += found
+        total += len(scores)
+        return found
+
     with torch.no_grad():
-        for batch in batches(iters):
-            scores = net(batch["x"])
-            right += int((scores.argmax(1) == batch["y"]).sum())
-            total += len(scores)
+        Minimal(step).run(loader)
     return right / total
 
 
@@ -161,7 +171,7 @@ def _engine_parts(package):
     return Model(), Accuracy()
 
 
-def _engine_runner(package, iters, *, hooks=(), model=None, bare=False, **more):
+def _engine_runner(package, loader, *, hooks=(), model=None, bare=False, **more):
     import importlib
 
     runner_class = importlib.import_module(f"{package}.runner").Runner
@@ -176,10 +186,10 @@ def _engine_runner(package, iters, *, hooks=(), model=None, bare=False, **more):
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         )
     settings = {
-        "train_dataloader": batches(iters),
+        "train_dataloader": loader,
         "train_cfg": {"by_epoch": True, "max_epochs": 1},
         "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9}},
-        "val_dataloader": batches(iters),
+        "val_dataloader": loader,
         "val_cfg": {},
         "val_evaluator": [metric],
         "default_hooks": default_hooks,
@@ -193,34 +203,38 @@ def _engine_runner(package, iters, *, hooks=(), model=None, bare=False, **more):
     return runner_class(model=model, **settings)
 
 
-def _without_val(package, iters, **options):
+def _without_val(package, loader, **options):
     nothing = dict.fromkeys(("val_dataloader", "val_cfg", "val_evaluator"))
-    runner = _engine_runner(package, iters, **nothing, **options)
+    runner = _engine_runner(package, loader, **nothing, **options)
     runner.train()
     return weights(runner.model.net)
 
 
-def train_mmx(iters):
-    return _without_val("mmx", iters)
+def train_mmx(loader):
+    return _without_val("mmx", loader)
 
 
-def val_mmx(iters):
-    return _engine_runner("mmx", iters).val()["acc/top1"]
+def val_mmx(loader):
+    return _engine_runner("mmx", loader).val()["acc/top1"]
 
 
-def train_mmx_bare(iters):
-    return _without_val("mmx", iters, bare=True)
+def train_mmx_bare(loader):
+    return _without_val("mmx", loader, bare=True)
 
 
-def train_mmengine(iters):
-    return _without_val("mmengine", iters)
+def val_mmx_bare(loader):
+    return _engine_runner("mmx", loader, bare=True).val()["acc/top1"]
 
 
-def val_mmengine(iters):
-    return _engine_runner("mmengine", iters).val()["acc/top1"]
+def train_mmengine(loader):
+    return _without_val("mmengine", loader)
 
 
-def train_ignite(iters):
+def val_mmengine(loader):
+    return _engine_runner("mmengine", loader).val()["acc/top1"]
+
+
+def train_ignite(loader):
     import torch
     from ignite.engine import Engine, Events
 
@@ -236,11 +250,11 @@ def train_ignite(iters):
 
     engine = Engine(step)
     engine.add_event_handler(Events.ITERATION_COMPLETED(every=50), lambda e: e.state.output.item())
-    engine.run(batches(iters), max_epochs=1)
+    engine.run(loader, max_epochs=1)
     return weights(net)
 
 
-def val_ignite(iters):
+def val_ignite(loader):
     import torch
     from ignite.engine import Engine
     from ignite.metrics import Accuracy
@@ -253,10 +267,10 @@ def val_ignite(iters):
 
     engine = Engine(step)
     Accuracy().attach(engine, "top1")
-    return engine.run(batches(iters)).metrics["top1"]
+    return engine.run(loader).metrics["top1"]
 
 
-def train_accelerate(iters):
+def train_accelerate(loader):
     import torch
     from accelerate import Accelerator
 
@@ -264,7 +278,7 @@ def train_accelerate(iters):
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     net, optimizer = accelerator.prepare(net, optimizer)
-    for i, batch in enumerate(batches(iters)):
+    for i, batch in enumerate(loader):
         with accelerator.accumulate(net):
             loss = torch.nn.functional.cross_entropy(net(batch["x"]), batch["y"])
             optimizer.zero_grad()
@@ -275,7 +289,7 @@ def train_accelerate(iters):
     return weights(accelerator.unwrap_model(net))
 
 
-def val_accelerate(iters):
+def val_accelerate(loader):
     import torch
     from accelerate import Accelerator
 
@@ -283,14 +297,14 @@ def val_accelerate(iters):
     net = accelerator.prepare(network()).eval()
     right = total = 0
     with torch.no_grad():
-        for batch in batches(iters):
+        for batch in loader:
             scores, y = accelerator.gather_for_metrics((net(batch["x"]), batch["y"]))
             right += int((scores.argmax(1) == y).sum())
             total += len(scores)
     return right / total
 
 
-def train_fabric(iters):
+def train_fabric(loader):
     import torch
     from lightning.fabric import Fabric
 
@@ -299,7 +313,7 @@ def train_fabric(iters):
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     wrapped, optimizer = fabric.setup(net, optimizer)
-    for i, batch in enumerate(batches(iters)):
+    for i, batch in enumerate(loader):
         loss = torch.nn.functional.cross_entropy(wrapped(batch["x"]), batch["y"])
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -309,7 +323,7 @@ def train_fabric(iters):
     return weights(net)
 
 
-def val_fabric(iters):
+def val_fabric(loader):
     import torch
     from lightning.fabric import Fabric
 
@@ -318,7 +332,7 @@ def val_fabric(iters):
     net = fabric.setup(network()).eval()
     right = total = 0
     with torch.no_grad():
-        for batch in batches(iters):
+        for batch in loader:
             scores = net(batch["x"])
             right += int((scores.argmax(1) == batch["y"]).sum())
             total += len(scores)
@@ -371,34 +385,35 @@ _LIGHTNING = {
 }
 
 
-def train_lightning(iters):
+def train_lightning(loader):
     module = _lightning_module()
-    _lightning_trainer(**_LIGHTNING).fit(module, batches(iters))
+    _lightning_trainer(**_LIGHTNING).fit(module, loader)
     return weights(module.net)
 
 
-def val_lightning(iters):
+def val_lightning(loader):
     trainer = _lightning_trainer(**_LIGHTNING)
-    return trainer.validate(_lightning_module(), batches(iters), verbose=False)[0]["top1"]
+    return trainer.validate(_lightning_module(), loader, verbose=False)[0]["top1"]
 
 
-def train_lightning_default(iters):
+def train_lightning_default(loader):
     """With its own settings: also a progress bar, a summary, and a checkpoint at the end."""
     module = _lightning_module()
-    _lightning_trainer().fit(module, batches(iters))
+    _lightning_trainer().fit(module, loader)
     return weights(module.net)
 
 
-def train_lightning_bare(iters):
+def train_lightning_bare(loader):
     """Without logging, and all that it can do without."""
     module = _lightning_module(log=False)
-    _lightning_trainer(barebones=True).fit(module, batches(iters))
+    _lightning_trainer(barebones=True).fit(module, loader)
     return weights(module.net)
 
 
 # Name -> the module that it needs.
 COMPETITORS = {
-    "hand": "torch",
+    "hand_again": "torch",
+    "minimal": "torch",
     "mmx": "mmx",
     "mmx_bare": "mmx",
     "mmengine": "mmengine",
@@ -436,7 +451,8 @@ def growth_figures():
         times = []
         for iters in (short, long):
             nothing = dict.fromkeys(("val_dataloader", "val_cfg", "val_evaluator"))
-            runner = _engine_runner("mmx", iters, hooks=hooks, model=model_with(scalars), **nothing)
+            nothing["model"] = model_with(scalars)
+            runner = _engine_runner("mmx", Batches(iters), hooks=hooks, **nothing)
             begin = time.process_time()
             runner.train()
             times.append(time.process_time() - begin)
@@ -452,11 +468,31 @@ def growth_figures():
     yield "10 times as long", slope(short=20000, long=220000) - floor
 
 
-def train_growth(iters):
+# Measuring ------------------------------------------------------------------------------------
+
+
+def paired(name, mode, iters):
+    """Return what the competitor's blocks took, beside those of the hand-written loop."""
+    turns = Turns(iters, MODES[mode]())
+    check(name, globals()[f"{mode}_{name}"](turns), turns.hand.result())
+    return turns.figures()[0]
+
+
+def apart(name, mode, iters):
+    """Return the seconds of a run, and with what it ends."""
+    loader = Batches(iters)
+    begin = time.process_time()
+    end = globals()[f"{mode}_{name}"](loader)
+    return [time.process_time() - begin, end]
+
+
+def growth(name, mode, iters):
     return list(growth_figures())
 
 
-# Measuring ------------------------------------------------------------------------------------
+def check(name, end, expected):
+    if abs(end - expected) > 1e-6 * abs(expected):
+        raise SystemExit(f"{name} computes something else: {end} against {expected}")
 
 
 def worker(name):
@@ -468,16 +504,16 @@ def worker(name):
     out = os.fdopen(os.dup(1), "w")
     # Engines print; only results go to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    errors = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for line in sys.stdin:
-        mode, iters = line.split()
-        function = globals().get(f"{mode}_{name}")
-        if function is None:
-            result = None
-        else:
-            begin = time.process_time()
-            value = function(int(iters))
-            result = [time.process_time() - begin, value]
+        how, mode, iters = line.split()
+        known = how == "growth" or f"{mode}_{name}" in globals()
+        try:
+            result = globals()[how](name, mode, int(iters)) if known else None
+        except BaseException:
+            traceback.print_exc(file=errors)
+            raise
         print(json.dumps(result), file=out, flush=True)
 
 
@@ -494,25 +530,72 @@ class Competitor:
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
 
-    def ask(self, mode, iters):
-        print(mode, iters, file=self.process.stdin, flush=True)
+    def ask(self, how, mode, iters):
+        print(how, mode, iters, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.name} failed")
         return json.loads(line)
 
     def slope(self, mode):
-        short, long = self.ask(mode, SHORT), self.ask(mode, LONG)
+        short, long = self.ask("apart", mode, SHORT), self.ask("apart", mode, LONG)
         return None if short is None else (long[0] - short[0]) / (LONG - SHORT) * 1e6
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+def measure_paired(pythons, rounds):
+    """Yield mode, competitor, and the hand-written loop's time and the difference per round."""
+    figures = {(mode, name): [] for mode in MODES for name in pythons}
+    order = list(pythons)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            with contextlib.closing(Competitor(name, pythons[name])) as one:
+                for mode in MODES:
+                    figures[mode, name].append(one.ask("paired", mode, PAIRED[mode]))
+    for (mode, name), values in figures.items():
+        if None not in values:
+            yield mode, name, [v["hand"] for v in values], values
+
+
+def measure_apart(pythons, rounds):
+    field = {name: Competitor(name, python) for name, python in pythons.items()}
+    field["hand"] = Competitor("hand", sys.executable)
+    for mode in MODES:
+        ends = {name: one.ask("apart", mode, SHORT) for name, one in field.items()}
+        for name, end in ends.items():
+            if end is not None:
+                check(name, end[1], ends["hand"][1])
+    figures = {(mode, name): [] for mode in MODES for name in field}
+    order = list(field)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for mode in MODES:
+            for name in order:
+                figures[mode, name].append(field[name].slope(mode))
+    for mode in MODES:
+        hand = figures[mode, "hand"]
+        for name in pythons:
+            if None not in figures[mode, name]:
+                values = [a - b for a, b in zip(figures[mode, name], hand, strict=True)]
+                yield mode, name, hand, [{"extra": value} for value in values]
+    for one in field.values():
+        one.close()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--worker")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--also", nargs="*", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--apart", action="store_true", help="let nobody share a process")
     parser.add_argument("--hooks", action="store_true", help="measure growth as well")
+    parser.add_argument("--context", action="store_true", help="tell of the machine as well")
     args = parser.parse_args()
     if args.worker:
         worker(args.worker)
@@ -522,32 +605,48 @@ def main():
     for name in COMPETITORS:
         if name not in pythons:
             print(f"skipped: {name} (not installed)", file=sys.stderr)
-    chosen = [n for n in pythons if not args.only or n in args.only or n == "hand"]
-    field = {name: Competitor(name, pythons[name]) for name in chosen}
-    for mode in ("train", "val"):
-        answers = {name: one.ask(mode, SHORT) for name, one in field.items()}
-        ends = {name: answer[1] for name, answer in answers.items() if answer is not None}
-        for name, end in ends.items():
-            if abs(end - ends["hand"]) > 1e-6 * abs(ends["hand"]):
-                raise SystemExit(f"{name} computes something else: {end} against {ends['hand']}")
-    figures = {}
-    order = list(field)
-    for _ in range(args.rounds):
-        random.shuffle(order)
-        for mode in ("train", "val"):
-            slopes = {name: field[name].slope(mode) for name in order}
-            for name, value in slopes.items():
-                if value is not None:
-                    figures.setdefault((mode, name), []).append((value, value - slopes["hand"]))
-    for (mode, name), values in sorted(figures.items()):
-        total = statistics.median(v for v, _ in values)
-        extra = statistics.median(e for _, e in values)
+    if args.only:
+        pythons = {name: python for name, python in pythons.items() if name in args.only}
+    measure = measure_apart if args.apart else measure_paired
+    by_hand = {mode: [] for mode in MODES}
+    for mode, name, hand, values in measure(pythons, args.rounds):
+        by_hand[mode] += hand
+        extra = [value["extra"] for value in values]
         line = {"benchmark": "loop", "mode": mode, "competitor": name}
-        print(json.dumps({**line, "us_per_iter": round(total, 2), "over_hand_us": round(extra, 2)}))
+        line["hand_us"] = statistics.median(hand)
+        line["over_hand_us"] = statistics.median(extra)
+        line["least_us"], line["most_us"] = min(extra), max(extra)
+        for key in ("mean", "hand_garbage"):
+            if key in values[0]:
+                line[f"{key}_us"] = statistics.median(value[key] for value in values)
+        show(line)
+    if args.context:
+        line = {"benchmark": "loop", "machine": processor(), "python": platform.python_version()}
+        for mode, values in by_hand.items():
+            line[f"hand_{mode}_us"] = statistics.median(values)
+        show(line)
     if args.hooks:
-        growth = Competitor("growth", sys.executable)
-        for what, value in growth.ask("train", 0)[1]:
-            print(json.dumps({"benchmark": "loop", "growth": what, "us": round(value, 3)}))
+        one = Competitor("growth", sys.executable)
+        for what, value in one.ask("growth", "train", 0):
+            show({"benchmark": "loop", "growth": what, "us": value})
+        one.close()
+
+
+def show(line):
+    digits = 3 if "growth" in line else 2
+    print(
+        json.dumps({k: round(v, digits) if isinstance(v, float) else v for k, v in line.items()}),
+        flush=True,
+    )
+
+
+def processor():
+    """Return the processor's name, where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
