@@ -17,7 +17,6 @@ from mmx.checkpoint.errors import MissingStateError
 from mmx.dataset import dataloader_state, load_dataloader_state
 from mmx.dist import get_model_parallel_size, get_rank, get_world_size, is_main_process
 from mmx.fileio import join_path
-from mmx.optim import OptimWrapperDict
 from mmx.optim.optimizer.base import BaseOptimWrapper
 from mmx.runner.resume import (
     ENGINE_VERSION,

@@ -26,7 +26,9 @@ from mmx.dist import (
 )
 from mmx.fileio import join_path
 from mmx.logging import MMLogger
+from mmx.optim import OptimWrapperDict
 from mmx.strategy import building
+from mmx.strategy.accumulation import ENTRY, SUMS, Accumulation
 from mmx.strategy.environment import (
     describe_environment,
     set_random_seed,
@@ -87,6 +89,7 @@ class BaseStrategy(metaclass=ABCMeta):
         self.model: Any = None
         self.optim_wrapper: Any = None
         self.param_schedulers: Any = None
+        self._mesh_of_ranks: Any = None
         self._setup_env(**self._env_kwargs)
         # An earlier run in these processes may have split its model over ranks.
         self._hold_copies_together(1)
@@ -336,8 +339,61 @@ class BaseStrategy(metaclass=ABCMeta):
         return checkpoint_io.weights_to_cpu(checkpoint_io.get_state_dict(self.model))
 
     def optim_state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer wrapper. Every rank must call."""
-        return self.optim_wrapper.state_dict()
+        """Return the state of the optimizer wrapper. Every rank must call.
+
+        In the middle of an accumulation it holds the gradients of all ranks.
+        """
+        state: dict[str, Any] = self.optim_wrapper.state_dict()
+        if get_world_size() > 1:
+            self._add_sums(state)
+        return state
+
+    def _add_sums(self, state: dict[str, Any]) -> None:
+        """Put what all ranks have accumulated in place of what this one has."""
+        accumulation = None
+        for wrapper, part in self._states_of_wrappers(state):
+            if part.get(ENTRY) is not None:
+                accumulation = accumulation or self._accumulation()
+                part[ENTRY] = accumulation.saved(wrapper, part[ENTRY], shards=self.saves_shards)
+
+    def _take_sums(self, state: Mapping[str, Any]) -> None:
+        """Give this rank its part of what was accumulated."""
+        for wrapper, part in self._states_of_wrappers(state):
+            if part.get(ENTRY) is not None:
+                self._accumulation().take(wrapper, part[ENTRY])
+
+    def load_accumulated_gradients(self, gradients: list[dict[str, torch.Tensor]]) -> None:
+        """Take up an accumulation that was under way, on any number of ranks.
+
+        Args:
+            gradients: The whole gradients that each share of the data has summed up, by the names
+                of weights.
+        """
+        accumulation = self._accumulation()
+        wrappers = self.optim_wrapper
+        for wrapper in wrappers.values() if hasattr(wrappers, "values") else [wrappers]:
+            own = accumulation.names_of(wrapper)
+            kept = [{n: g for n, g in share.items() if n in own} for share in gradients]
+            accumulation.take(wrapper, {SUMS: kept})
+
+    def _states_of_wrappers(self, state: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            return [(self.optim_wrapper[name], part) for name, part in state.items()]
+        return [(self.optim_wrapper, state)]
+
+    def _accumulation(self) -> Accumulation:
+        return Accumulation(self.model, self._ranks())
+
+    def _ranks(self) -> Any:
+        """Return all ranks as a mesh, None if checkpoints have no parts of single ranks."""
+        if not self.saves_shards or get_world_size() == 1:
+            return None
+        if self._mesh_of_ranks is None:
+            from torch.distributed.device_mesh import init_device_mesh
+
+            kind = get_device().split(":")[0]
+            self._mesh_of_ranks = init_device_mesh(kind, (get_world_size(),))
+        return self._mesh_of_ranks
 
     def scheduler_state_dict(self) -> dict[str, Any] | list[Any]:
         """Return the states of the parameter schedulers: a list, or name -> list."""
@@ -368,8 +424,13 @@ class BaseStrategy(metaclass=ABCMeta):
         )
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of the optimizer wrapper."""
-        self.optim_wrapper.load_state_dict(state_dict)
+        """Load the state of the optimizer wrapper, and of an accumulation that was under way."""
+        if isinstance(self.optim_wrapper, OptimWrapperDict):
+            plain = {name: without_sums(part) for name, part in state_dict.items()}
+        else:
+            plain = without_sums(state_dict)
+        self.optim_wrapper.load_state_dict(plain)
+        self._take_sums(state_dict)
 
     def load_scheduler_state_dict(self, state_dict: dict[str, Any] | list[Any]) -> None:
         """Load the states of the parameter schedulers.
@@ -418,7 +479,12 @@ class BaseStrategy(metaclass=ABCMeta):
 
     def _layout(self) -> Any:
         """Return which tensors of a sharded checkpoint are read as shards; see ``read_sharded``."""
-        return None
+        return self._layout_of_sums
+
+    def _layout_of_sums(self, path: tuple[Any, ...], shape: torch.Size) -> Any:
+        if path[-3:-1] != (ENTRY, SUMS):
+            return None
+        return self._accumulation().layout(path[-1], shape)
 
     def load_checkpoint(
         self,
@@ -585,6 +651,13 @@ class BaseStrategy(metaclass=ABCMeta):
     def world_size(self) -> int:
         """Number of processes."""
         return get_world_size()
+
+
+def without_sums(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer wrapper's state without the gradients of an accumulation."""
+    if state.get(ENTRY) is None:
+        return dict(state)
+    return {**state, ENTRY: {**state[ENTRY], "gradients": None}}
 
 
 def _is_not_the_optimizer(entry: str) -> bool:

@@ -25,7 +25,7 @@ from mmx.dist import get_data_group, get_world_size, is_distributed
 from mmx.optim import OptimWrapperDict
 from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
-from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised
+from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised, without_sums
 from mmx.strategy.clipping import clip_sharded_norm_
 from mmx.strategy.distributed import DDPStrategy
 from mmx.strategy.replicas import (
@@ -168,7 +168,7 @@ class FSDPStrategy(DDPStrategy):
             model = self._init_model_weights(model.to(device))
             take_from_first_rank(model)
         self._recompute(model)
-        mesh = self._mesh(device.split(":")[0])
+        mesh = self._mesh_of_ranks = self._mesh(device.split(":")[0])
         keep_random_states(mesh)
         if self._plan:
             from mmx.strategy.tensor_parallel import parallelize
@@ -286,6 +286,9 @@ class FSDPStrategy(DDPStrategy):
         }
 
         def like(path: tuple[Any, ...], shape: torch.Size) -> DTensor | None:
+            sums = self._layout_of_sums(path, shape)
+            if sums is not None:
+                return sums
             for part in path[1:]:
                 weight = own.get(part.removeprefix("module.")) if isinstance(part, str) else None
                 if weight is not None and weight.shape == shape:
@@ -321,17 +324,29 @@ class FSDPStrategy(DDPStrategy):
     def optim_state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer, in the form of the weights. Every rank must call."""
         if isinstance(self.optim_wrapper, OptimWrapperDict):
-            return {name: self._state_of(wrapper) for name, wrapper in self.optim_wrapper.items()}
-        return self._state_of(self.optim_wrapper)
+            state = {name: self._state_of(wrapper) for name, wrapper in self.optim_wrapper.items()}
+        else:
+            state = self._state_of(self.optim_wrapper)
+        self._add_sums(state)
+        return state
+
+    def _ranks(self) -> Any:
+        return self._mesh_of_ranks
 
     def _state_of(self, wrapper: Any) -> dict[str, Any]:
-        state = dict(
-            get_optimizer_state_dict(self.model, wrapper.optimizer, options=self._saved_form())
-        )
-        extra = dict(wrapper.extra_state_dict())
-        # Each rank has its own sums, which the engine's part of a checkpoint holds.
-        extra.pop("accumulation", None)
-        return {**state, **extra}
+        optimizer = wrapper.optimizer
+        if optimizer.state:
+            options = self._saved_form()
+            state = dict(get_optimizer_state_dict(self.model, optimizer, options=options))
+        else:
+            # Of an optimizer without state torch makes one by a step, which counts from then on.
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            groups = [
+                {**group, "params": [names[parameter] for parameter in group["params"]]}
+                for group in optimizer.param_groups
+            ]
+            state = {"state": {}, "param_groups": groups}
+        return {**state, **wrapper.extra_state_dict()}
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of the optimizer: whole, which every rank holds, or shards.
@@ -343,19 +358,44 @@ class FSDPStrategy(DDPStrategy):
         for name, wrapper in wrappers.items():
             given = state_dict if name is None else state_dict[name]
             state = self._by_name({key: given[key] for key in ("state", "param_groups")}, wrapper)
-            shards = any(
-                isinstance(value, DTensor)
-                for entry in state["state"].values()
-                for value in entry.values()
-            )
-            set_optimizer_state_dict(
-                self.model,
-                wrapper.optimizer,
-                state,
-                options=StateDictOptions(full_state_dict=not shards),
-            )
+            self._load_state_of(wrapper.optimizer, state)
             self._settle(wrapper)
-            wrapper.load_extra_state_dict({k: v for k, v in given.items() if k not in state})
+            extra = {k: v for k, v in given.items() if k not in state}
+            wrapper.load_extra_state_dict(without_sums(extra))
+        self._take_sums(state_dict)
+
+    def _load_state_of(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load an optimizer's state by the names of weights."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        if not state["state"]:
+            # torch takes none that is empty, as that of SGD without momentum.
+            empty = optimizer.state_dict()
+            numbers = {
+                names[parameter]: number
+                for group, numbered in zip(
+                    optimizer.param_groups, empty["param_groups"], strict=True
+                )
+                for parameter, number in zip(group["params"], numbered["params"], strict=True)
+            }
+            groups = [
+                {**group, "params": [numbers[name] for name in group["params"]]}
+                for group in state["param_groups"]
+            ]
+            optimizer.load_state_dict({"state": {}, "param_groups": groups})
+            return
+        shards = any(
+            isinstance(value, DTensor)
+            for entry in state["state"].values()
+            for value in entry.values()
+        )
+        known = {name for group in state["param_groups"] for name in group["params"]}
+        unstepped = known - set(state["state"])
+        options = StateDictOptions(full_state_dict=not shards, strict=not unstepped)
+        set_optimizer_state_dict(self.model, optimizer, state, options=options)
+        for parameter, name in names.items():
+            if name in unstepped:
+                # What torch has made up for weights that had no gradients yet.
+                optimizer.state.pop(parameter, None)
 
     def _by_name(self, state: dict[str, Any], wrapper: Any) -> dict[str, Any]:
         """Return an optimizer's state with weights named, which may be numbered in it."""

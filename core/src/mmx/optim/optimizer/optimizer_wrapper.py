@@ -50,6 +50,10 @@ class OptimWrapper(BaseOptimWrapper):
             no arguments.
     """
 
+    # Set by a strategy that has put gradients of a resumed accumulation where they belong, which
+    # need not be the weights' `grad`.
+    has_resumed_gradients = False
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -237,7 +241,9 @@ class OptimWrapper(BaseOptimWrapper):
         return [param for group in self.optimizer.param_groups for param in group["params"]]
 
     def _has_gradients(self) -> bool:
-        return any(param.grad is not None for param in self._parameters())
+        return self.has_resumed_gradients or any(
+            param.grad is not None for param in self._parameters()
+        )
 
     def should_update(self) -> bool:
         """Tell, after the backward pass, whether this iteration ends in a step."""
