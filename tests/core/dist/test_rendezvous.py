@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 import pytest
+from torch import distributed as torch_dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousConnectionError,
+    RendezvousInfo,
     RendezvousParameters,
     RendezvousStateError,
+    RendezvousStoreInfo,
+    RendezvousTimeoutError,
     rendezvous_handler_registry,
 )
 
 from mmx.dist import rendezvous
-from mmx.dist.rendezvous import BoundedRendezvous
+from mmx.dist.rendezvous import BoundedRendezvous, Patience
+from mmx.dist.utils import MEETING_VARIABLE, _meeting
 
 ANSWER_S = 0.1
 
@@ -26,7 +31,13 @@ class Inner:
 
     use_agent_store = True
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, store: torch_dist.Store | None = None) -> None:
+        self.info = RendezvousInfo(
+            torch_dist.HashStore() if store is None else store,
+            rank,
+            2,
+            RendezvousStoreInfo(f"host{rank}", 4000 + rank),
+        )
         self.up = threading.Event()
         self.up.set()
         self.error: Exception | None = None
@@ -40,7 +51,7 @@ class Inner:
         return value
 
     def next_rendezvous(self):
-        return self._answer("met")
+        return self._answer(self.info)
 
     def num_nodes_waiting(self) -> int:
         return self._answer(2)
@@ -52,6 +63,12 @@ class Inner:
         return "job"
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is set for the processes of the launcher.
+    monkeypatch.setenv(MEETING_VARIABLE, "")
+
+
 @pytest.fixture
 def inner() -> Iterator[Inner]:
     one = Inner()
@@ -61,9 +78,9 @@ def inner() -> Iterator[Inner]:
 
 def test_while_it_answers_its_answers_are_handed_on(inner: Inner) -> None:
     bounded = BoundedRendezvous(inner, ANSWER_S)
-    assert "met" == bounded.next_rendezvous()
+    assert inner.info.store is bounded.next_rendezvous().store
     assert 2 == bounded.num_nodes_waiting()
-    assert "met" == bounded.next_rendezvous()
+    assert inner.info.store is bounded.next_rendezvous().store
     assert bounded.use_agent_store
     assert bounded.shutdown()
 
@@ -107,6 +124,72 @@ def test_other_errors_are_raised(inner: Inner) -> None:
     inner.error = RendezvousStateError("corrupt")
     with pytest.raises(RendezvousStateError, match="corrupt"):
         bounded.num_nodes_waiting()
+
+
+def test_all_machines_of_a_meeting_know_the_same_of_it(
+    monkeypatch: pytest.MonkeyPatch, inner: Inner
+) -> None:
+    """torch has each machine keep what it was told at its own first meeting."""
+    first = BoundedRendezvous(inner)
+    second = BoundedRendezvous(Inner(1, inner.info.store))
+    names = []
+    monkeypatch.setenv("MASTER_ADDR", "host0")
+    monkeypatch.setenv("MASTER_PORT", "4000")
+    for one in (first, second):
+        info = one.next_rendezvous()
+        assert ("host0", 4000) == (
+            info.bootstrap_store_info.master_addr,
+            info.bootstrap_store_info.master_port,
+        )
+        names.append(_meeting())
+    assert names[0]
+    assert names[0] == names[1]
+    inner.info = Inner().info
+    first.next_rendezvous()
+    assert _meeting() not in (None, names[0])
+    # Processes of another launcher, which was started by one of these.
+    monkeypatch.setenv("MASTER_PORT", "4444")
+    assert _meeting() is None
+
+
+def test_machines_that_do_not_come_back_are_named(inner: Inner) -> None:
+    here = BoundedRendezvous(inner, patience=(patience := Patience(7)), machine="near")
+    there = BoundedRendezvous(Inner(1, inner.info.store), machine="far")
+    inner.error = RendezvousTimeoutError()
+    with pytest.raises(RendezvousTimeoutError, match=r"^too few machines have come within 600 s"):
+        here.next_rendezvous()
+    inner.error = None
+    here.next_rendezvous()
+    there.next_rendezvous()
+    assert 7 == patience.join.total_seconds()
+    inner.error = RendezvousTimeoutError()
+    with pytest.raises(RendezvousTimeoutError, match=r"^not come back within 7 s: far$"):
+        here.next_rendezvous()
+    there.next_rendezvous()
+    with pytest.raises(RendezvousTimeoutError, match=r"^the machines have not come together again"):
+        here.next_rendezvous()
+
+
+def test_a_store_that_breaks_off_is_a_lost_connection(inner: Inner) -> None:
+    class Store:
+        def __getattr__(self, name):
+            return getattr(whole, name)
+
+        def set(self, *args):
+            if is_broken:
+                raise torch_dist.DistNetworkError("reset")
+            whole.set(*args)
+
+    whole, is_broken = inner.info.store, False
+    inner.info = RendezvousInfo(Store(), 0, 2, inner.info.bootstrap_store_info)
+    bounded = BoundedRendezvous(inner)
+    bounded.next_rendezvous()
+    is_broken = True
+    with pytest.raises(RendezvousConnectionError, match="does not answer") as caught:
+        bounded.next_rendezvous()
+    assert isinstance(caught.value.__cause__, torch_dist.DistNetworkError)
+    with pytest.raises(RendezvousConnectionError, match="'job' has broken off"):
+        BoundedRendezvous(inner).next_rendezvous()
 
 
 def test_torchrun_finds_it_through_the_metadata_of_this_package() -> None:

@@ -44,6 +44,13 @@ _TAIL = 20
 @click.option(
     "--max-restarts", type=click.IntRange(0), default=0, help="Start anew so often after a failure."
 )
+@click.option(
+    "--rejoin-timeout",
+    type=click.IntRange(1),
+    default=120,
+    metavar="SECONDS",
+    help="How long machines wait, before a new start, for those that were with them.",
+)
 @click.option("--local-addr", metavar="ADDRESS", help="Of this machine, for the others.")
 @click.option(
     "--stop-timeout",
@@ -66,6 +73,7 @@ def command(
     rdzv_endpoint: str | None,
     rdzv_id: str,
     max_restarts: int,
+    rejoin_timeout: int,
     local_addr: str | None,
     stop_timeout: int,
     log_dir: str | None,
@@ -94,6 +102,7 @@ def command(
             rdzv_endpoint=rdzv_endpoint,
             rdzv_id=rdzv_id,
             max_restarts=max_restarts,
+            rejoin_timeout=rejoin_timeout,
             local_addr=local_addr,
             stop_timeout=stop_timeout,
             folder=folder,
@@ -137,6 +146,7 @@ def _launch(
     rdzv_endpoint: str | None,
     rdzv_id: str,
     max_restarts: int,
+    rejoin_timeout: int,
     local_addr: str | None,
     stop_timeout: int,
     folder: str,
@@ -172,7 +182,7 @@ def _launch(
         tee=Std.ALL if all_ranks else Std.NONE,
     )
     single = rdzv_endpoint is None
-    meeting: dict[str, Any] = {}
+    meeting: dict[str, Any] = {"rejoin_timeout": rejoin_timeout}
     if node_rank is not None and not single:
         meeting["is_host"] = str(node_rank == 0).lower()
     rendezvous.register()

@@ -26,6 +26,8 @@ OBJECT_TIMEOUT = datetime.timedelta(hours=3)
 # How long the ranks wait for each other at the start.
 STARTUP_TIMEOUT_S = 600.0
 DEFAULT_PORT = 29500
+#: Tells processes the store and the name of the meeting that they were started after.
+MEETING_VARIABLE = "MMX_MEETING"
 
 _LOCAL_PROCESS_GROUP: ProcessGroup | None = None
 # (the default group it belongs to, the group); made on first use, by all ranks together.
@@ -237,8 +239,8 @@ def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
             f"{timeout_s:g} s: {error}",
         ) from error
     if agent:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = c10d.PrefixStore(f"/worker/attempt_{attempt}", store)
+        meeting = _meeting() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = c10d.PrefixStore(f"/worker/attempt_{meeting}", store)
     store = c10d.PrefixStore("mmx", store)
     # A number to ask for again and again, and names to tell who is absent.
     store.set(f"here/{rank}", "")
@@ -262,6 +264,18 @@ def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         here = store.add("number", 0)
     return store
+
+
+def _meeting() -> str | None:
+    """Return the name of the meeting of machines after which this process was started.
+
+    All processes of a run have the same, and another one after each restart. None if the machines
+    have met in another way than that of :mod:`mmx.dist.rendezvous`.
+    """
+    where, _, name = os.environ.get(MEETING_VARIABLE, "").rpartition("/")
+    # It may have come from a launcher that started the launcher of this process.
+    here = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return name if where == here else None
 
 
 # Between two questions to the store, while ranks wait for each other.
