@@ -18,7 +18,7 @@ def _is_data_element(kind: type) -> bool:
 
 
 # What predictions often are, and what is no data element.
-_PLAIN_KINDS = frozenset((dict, list, tuple, str, int, float))
+PLAIN_KINDS = frozenset((dict, list, tuple, str, int, float))
 
 
 @EVALUATOR.register_module()
@@ -61,7 +61,7 @@ class Evaluator:
         if isinstance(data_samples, (list, tuple)):
             # The set of types is small, however large the batch.
             kinds = {*map(type, data_samples)}
-            if not kinds <= _PLAIN_KINDS and any(map(_is_data_element, kinds)):
+            if not kinds <= PLAIN_KINDS and any(map(_is_data_element, kinds)):
                 data_samples = [
                     sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                     for sample in data_samples

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -264,6 +265,22 @@ class CheckpointHook(Hook):
         ):
             runner.logger.info(f"Saving checkpoint at {runner.iter + 1} iterations")
             self._save_checkpoint(runner)
+
+    def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
+        """Return the iterations before the next save by iteration.
+
+        What is being written meanwhile is looked after in each.
+        """
+        if mode != "train" or self._saver is not None:
+            return None
+        if self.by_epoch:
+            return sys.maxsize
+        done = runner.iter
+        number = runner.max_iters - 1 - done if self.save_last else sys.maxsize
+        if self.interval > 0:
+            since = done - self.save_begin
+            number = min(number, -(since + 1) % self.interval if since >= -1 else -since - 1)
+        return max(number, 0)
 
     def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Save the best checkpoint if a metric improved."""

@@ -271,6 +271,24 @@ class Hook:
         """Tell whether the current iteration is the last one of training."""
         return bool(runner.iter + 1 == runner.max_iters)
 
+    def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
+        """Tell for how many iterations this hook's iteration stages would do nothing.
+
+        A hook that acts every so many iterations can spare the run the calls in between. It is
+        asked again after each iteration in which it was called. A class that overrides a stage but
+        not this method is called in each iteration, whatever its base class says.
+
+        Args:
+            runner: The running runner.
+            batch_idx: Index of the batch that comes next.
+            mode: ``train``, ``val`` or ``test``.
+
+        Returns:
+            The number of iterations, beginning with the next one, that need no call; 0 if the next
+            one does. None: in the present state of the run each one does.
+        """
+        return None
+
     def get_triggered_stages(self) -> list[str]:
         """Return the stages that this hook's class overrides, in the order of a run."""
         cls = type(self)

@@ -66,9 +66,6 @@ class IterTimerHook(Hook):
         self._hub: Any = None
         # Whether the hub asks for `eta` when somebody wants it.
         self._is_asked = False
-        # Who counts the clock on as well, and what to call when that is to end, by mode.
-        self.records: dict[str, Any] = {}
-        self._partners: dict[str, Callable[[], None]] = {}
 
     @property
     def t(self) -> float:
@@ -124,9 +121,6 @@ class IterTimerHook(Hook):
         if self._is_asked:
             self._hub.end_deferring(self._tell)
             self._is_asked = False
-        for leave in self._partners.values():
-            leave()
-        self._partners.clear()
 
     def _before_epoch(self, runner: RunnerLike, mode: str = "train") -> None:
         self.clock.t = time.time()
@@ -211,16 +205,15 @@ class IterTimerHook(Hook):
         return self.clock.train_seconds / (done - self.start_iter) * (total - done)
 
     def short_ways(
-        self, runner: RunnerLike, mode: str, leave: Callable[[], None]
+        self, runner: RunnerLike, mode: str
     ) -> tuple[Callable[[float], None], Callable[[float], None]] | None:
-        """Return what logs the two times of iterations, for who counts :attr:`clock` on.
+        """Return what logs the two times of iterations, for a loop that counts :attr:`clock` on.
 
-        ``leave`` is called when that is to end. None before the hub asks this hook for ``eta``.
+        None before the hub asks this hook for ``eta``, which is after an iteration.
         """
         log = self._log_time.get(mode)
         if not self._is_asked or log is None or runner.message_hub is not self._hub:
             return None
-        self._partners[mode] = leave
         return self._log_data_time[mode], log
 
 

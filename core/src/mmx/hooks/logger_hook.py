@@ -163,6 +163,17 @@ class LoggerHook(Hook):
         self._last_step = runner.iter + 1
         runner.visualizer.add_scalars(tag, step=self._last_step, file_path=self.json_log_path)
 
+    def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
+        """Return the iterations before the next line."""
+        number = self.interval - 1 - batch_idx % self.interval
+        if mode != "train":
+            return number
+        if self._train_state is None or not self._knows_length:
+            return None
+        if self._epoch_length is not None and batch_idx < self._epoch_length:
+            number = min(number, self._epoch_length - 1 - batch_idx)
+        return min(number, -(self._train_state.iter + 1) % self.interval_exp_name)
+
     def after_val_iter(
         self,
         runner: RunnerLike,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,11 @@ class ParamSchedulerHook(Hook):
             for scheduler in schedulers:
                 if not scheduler.by_epoch:
                     scheduler.step()
+
+    def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
+        """Return None if there are schedulers by iteration; without any there is nothing to do."""
+        by_iter = any(not s.by_epoch for schedulers in _lists(runner) for s in schedulers)
+        return None if by_iter else sys.maxsize
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
         """Step the schedulers by epoch."""

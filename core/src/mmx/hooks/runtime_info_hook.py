@@ -77,7 +77,7 @@ class RuntimeInfoHook(Hook):
     ) -> None:
         """Tell the iteration and its learning rates."""
         hub, wrapper = runner.message_hub, runner.optim_wrapper
-        if wrapper is self._wrapper and hub is self._hub and self._log_rate is not None:
+        if self._log_rate is not None and self._knows(runner):
             self._facts["iter"] = runner.iter
             rate = self._plain_optimizer.param_groups[0]["lr"]
             if rate.__class__ is float:
@@ -120,11 +120,18 @@ class RuntimeInfoHook(Hook):
 
         None if there are several rates, or before an iteration with this hub and wrapper.
         """
-        if self._log_rate is None:
-            return None
-        if runner.message_hub is not self._hub or runner.optim_wrapper is not self._wrapper:
+        if self._log_rate is None or not self._knows(runner):
             return None
         return self._plain_optimizer, self._log_rate
+
+    def _knows(self, runner: RunnerLike) -> bool:
+        """Tell whether what was found out still belongs to the run."""
+        wrapper = runner.optim_wrapper
+        return (
+            runner.message_hub is self._hub
+            and wrapper is self._wrapper
+            and wrapper.optimizer is self._plain_optimizer
+        )
 
     def before_val(self, runner: RunnerLike) -> None:
         """Tell the stage."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import itertools
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from mmx.hooks._records import TrainRecord, eval_call, train_record
+from mmx.hooks import IterTimerHook, RuntimeInfoHook
 from mmx.hooks.hook import Hook
 from mmx.runner.state import TrainState
 
@@ -60,6 +60,24 @@ for _name in (
     setattr(HookList, _name, _telling(_name))
 
 
+@dataclass(slots=True, eq=False)
+class QuietCalls:
+    """How hooks take part in iterations in which the usual ones do no more than record.
+
+    Attributes:
+        info: The hook that records losses and rates; None in evaluation.
+        timer: The hook that records times.
+        busy: What is to be called all the same: before the iteration, ahead of the recording and
+            after it; then the same after the iteration.
+        is_current: False once hooks have come or gone.
+    """
+
+    info: RuntimeInfoHook | None
+    timer: IterTimerHook
+    busy: list[list[HookCall]]
+    is_current: bool = True
+
+
 class Dispatch:
     """The table stage -> bound methods, in the order in which they run.
 
@@ -68,19 +86,21 @@ class Dispatch:
     a stage calls none of the others twice; the table itself is never replaced.
     """
 
-    _RECORDED = ("before_train_iter", "after_train_iter")
-
     def __init__(self) -> None:
         self._hooks: list[Any] = []
-        # What stands in for two hooks at the stages of a training iteration, and the first of them.
-        self._record: TrainRecord | None = None
-        self._recorded: Any = None
+        # By mode, and by mode and the hooks that want to be called.
+        self._sleepers: dict[str, list[Hook]] = {}
+        self._quiet: dict[tuple[str, tuple[Hook, ...]], QuietCalls | None] = {}
         self.table: dict[str, list[HookCall]] = {stage: [] for stage in Hook.stages}
 
     def rebuild(self, hooks: Iterable[Any]) -> None:
         """Take over a new set of hooks, in their order."""
         self._hooks = list(hooks)
-        self._join_records()
+        for calls in self._quiet.values():
+            if calls is not None:
+                calls.is_current = False
+        self._quiet.clear()
+        self._sleepers.clear()
         for stage in self.table:
             self.table[stage] = self._calls_of(stage)
 
@@ -92,28 +112,57 @@ class Dispatch:
         return calls
 
     def _calls_of(self, stage: str) -> list[HookCall]:
-        hooks = self._taking_part(stage)
-        calls = [eval_call(hook, stage) or _call_of(hook, stage) for hook in hooks]
-        if self._record is not None and stage in self._RECORDED:
-            place = hooks.index(self._recorded)
-            calls[place : place + 2] = [getattr(self._record, stage)]
+        calls = [_call_of(hook, stage) for hook in self._taking_part(stage)]
         return calls if stage in _STAGES else [_without_runner(call) for call in calls]
 
     def _taking_part(self, stage: str) -> list[Any]:
         return [hook for hook in self._hooks if _takes_part(hook, stage)]
 
-    def _join_records(self) -> None:
-        """Let the hooks that record each training iteration do so in one call, if they can."""
-        if self._record is not None:
-            self._record.give_back()
-        self._record = self._recorded = None
-        lists = [self._taking_part(stage) for stage in self._RECORDED]
-        for first, second in itertools.pairwise(lists[0]):
-            if all((first, second) in itertools.pairwise(hooks) for hooks in lists):
-                self._record = train_record(first, second)
-            if self._record is not None:
-                self._recorded = first
-                return
+    def sleepers(self, mode: str) -> list[Hook]:
+        """Return the hooks of a mode's iterations that say when they have nothing to do."""
+        found = self._sleepers.get(mode)
+        if found is None:
+            before, after = _iter_stages(mode)
+            hooks = [*self._taking_part(before), *self._taking_part(after)]
+            found = [hook for hook in dict.fromkeys(hooks) if _says_idle(hook, (before, after))]
+            self._sleepers[mode] = found
+        return found
+
+    def quiet_calls(self, mode: str, awake: tuple[Hook, ...] = ()) -> QuietCalls | None:
+        """Return how hooks take part in quiet iterations.
+
+        Args:
+            mode: ``train``, ``val`` or ``test``.
+            awake: Those of :meth:`sleepers` that are called.
+
+        Returns:
+            None if the hooks that record have been replaced, or others stand between them.
+        """
+        key = mode, awake
+        if key not in self._quiet:
+            self._quiet[key] = self._quiet_calls(mode, awake)
+        return self._quiet[key]
+
+    def _quiet_calls(self, mode: str, awake: tuple[Hook, ...]) -> QuietCalls | None:
+        kinds = [RuntimeInfoHook, IterTimerHook] if mode == "train" else [IterTimerHook]
+        recorders: list[Any] = []
+        for kind in kinds:
+            found = [hook for hook in self._hooks if type(hook) is kind and not _own_stages(hook)]
+            recorders += found[:1]
+        if len(recorders) != len(kinds):
+            return None
+        asleep = [hook for hook in self.sleepers(mode) if hook not in awake]
+        busy = []
+        for stage in _iter_stages(mode):
+            hooks = [hook for hook in self._taking_part(stage) if hook not in asleep]
+            place = hooks.index(recorders[0])
+            behind = place + len(recorders)
+            if hooks[place:behind] != recorders:
+                return None
+            busy += [[_call_of(h, stage) for h in hooks[:place]]]
+            busy += [[_call_of(h, stage) for h in hooks[behind:]]]
+        info = recorders[0] if mode == "train" else None
+        return QuietCalls(info, recorders[-1], busy)
 
 
 class HookCaller:
@@ -153,16 +202,16 @@ class HookCaller:
                 call(self, **kwargs)
 
 
-def table_of(runner: Any) -> dict[str, list[HookCall]] | None:
-    """Return what ``runner.call_hook`` calls, by stage, for loops that do so themselves.
+def dispatch_of(runner: Any) -> Dispatch | None:
+    """Return where ``runner.call_hook`` looks, for loops that call hooks themselves.
 
     None if the runner calls hooks in a way of its own.
     """
     method = getattr(getattr(runner, "call_hook", None), "__func__", None)
     if method is not HookCaller.call_hook:
         return None
-    table: dict[str, list[HookCall]] = runner._dispatch.table
-    return table
+    dispatch: Dispatch = runner._dispatch
+    return dispatch
 
 
 def _without_runner(call: HookCall) -> HookCall:
@@ -191,6 +240,28 @@ def _call_of(hook: Any, stage: str) -> HookCall:
     if stage.endswith("_iter") and getattr(call, "__func__", None) is getattr(Hook, stage, None):
         return functools.partial(getattr(hook, str(generic)), mode=stage.split("_")[1])
     return call
+
+
+def _iter_stages(mode: str) -> tuple[str, str]:
+    return f"before_{mode}_iter", f"after_{mode}_iter"
+
+
+def _own_stages(hook: Hook) -> bool:
+    """Tell whether methods of a hook have been replaced on the instance."""
+    return any(name.endswith("_iter") and callable(value) for name, value in vars(hook).items())
+
+
+def _says_idle(hook: Any, stages: Iterable[str]) -> bool:
+    """Tell whether what a hook says of its idle iterations was meant for what it does in them."""
+    if not isinstance(hook, Hook) or _own_stages(hook):
+        return False
+    order = type(hook).__mro__
+    says = next(place for place, cls in enumerate(order) if "idle_iters" in vars(cls))
+    for stage in stages:
+        for name in (stage, _generic_of(stage)):
+            if next(place for place, cls in enumerate(order) if str(name) in vars(cls)) < says:
+                return False
+    return order[says] is not Hook
 
 
 def _takes_part(hook: Any, stage: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,19 @@ from mmx.logging import HistoryBuffer, print_log
 from mmx.registry import LOOPS
 from mmx.runner.amp import autocast
 from mmx.runner.base_loop import BaseLoop
-from mmx.runner.dispatch import HookCall, table_of
+from mmx.runner.dispatch import HookCall, dispatch_of
+from mmx.runner.quiet import QuietEvaluation
 from mmx.runner.state import RunStopped
 from mmx.structures import BaseDataElement
 from mmx.utils.errors import InvalidTypeError
+from mmx.utils.misc import has_methods
 
 if TYPE_CHECKING:
     from mmx.runner.runner import Runner
+
+
+# What follows the last batch.
+_END = object()
 
 
 class _EvalLoop(BaseLoop):
@@ -150,11 +157,23 @@ class _EvalLoop(BaseLoop):
         alone = state is not None and get_world_size() == 1
         self._losses.clear()
         run_iter = self.run_iter
-        self._calls = table_of(self._runner)
+        dispatch = dispatch_of(self._runner)
+        self._calls = None if dispatch is None else dispatch.table
+        is_own = has_methods(self, _OWN_METHODS) and not self.fp16
+        quiet = QuietEvaluation(self) if is_own else None
+        idx = 0
         try:
             with torch.no_grad():
-                for idx, data_batch in enumerate(self.dataloader):
+                batches = iter(self.dataloader)
+                while True:
+                    number = 0 if quiet is None else quiet.iterations(idx, sys.maxsize)
+                    if quiet is not None and number:
+                        idx += quiet.run(batches, idx, number, alone)
+                    data_batch = next(batches, _END)
+                    if data_batch is _END:
+                        break
                     run_iter(idx, data_batch)
+                    idx += 1
                     if alone and state.stop_signal:
                         raise RunStopped(state.stop_signal)
         finally:
@@ -206,9 +225,17 @@ class _EvalLoop(BaseLoop):
         outputs = getattr(model, self._model_step)(data_batch)
         if self.with_loss:
             _add_losses(_losses_of(model, data_batch), self._losses)
-        elif type(outputs) is list and outputs and isinstance(outputs[-1], BaseDataElement):
+            return outputs
+        return self._without_losses(outputs)
+
+    def _without_losses(self, outputs: Any) -> Any:
+        """Take the losses off predictions, if there are any."""
+        if type(outputs) is list and outputs and isinstance(outputs[-1], BaseDataElement):
             outputs, self._losses = _update_losses(outputs, self._losses)
         return outputs
+
+
+_OWN_METHODS = {name: vars(_EvalLoop)[name] for name in ("run_iter", "_step", "_without_losses")}
 
 
 @LOOPS.register_module()

@@ -14,7 +14,8 @@ from mmx.dataset import iterate_from
 from mmx.logging import print_log
 from mmx.registry import LOOPS
 from mmx.runner.base_loop import BaseLoop
-from mmx.runner.dispatch import HookCall, table_of
+from mmx.runner.dispatch import HookCall, dispatch_of
+from mmx.runner.quiet import QuietTraining
 from mmx.runner.resume import capture_random_state, restore_random_state, training_stream_kept
 from mmx.runner.signals import StopAgreement
 from mmx.runner.state import RunStopped, TrainState
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mmx.runner.runner import Runner
 
 Intervals = Sequence[tuple[int, int]] | None
+# What follows the last batch.
+_END = object()
 
 
 class _TrainLoop(BaseLoop):
@@ -130,6 +133,13 @@ class _TrainLoop(BaseLoop):
 
     def _unit_total(self) -> int:
         raise NotImplementedError
+
+    def _begin_calls(self) -> QuietTraining | None:
+        """Look at the runner's hooks before iterations; return what does quiet ones, if any are."""
+        dispatch = dispatch_of(self._runner)
+        self._calls = None if dispatch is None else dispatch.table
+        is_usual = getattr(self._runner, "train_state", None) is self._state
+        return QuietTraining(self) if dispatch is not None and is_usual else None
 
     def _train_on(self, idx: int, data_batch: Any) -> None:
         """Train on one batch: the hooks before, the model's step, the hooks after."""
@@ -283,18 +293,33 @@ class EpochBasedTrainLoop(_TrainLoop):
         length = len(self.dataloader)
         run_iter = self._train_on if _is_own(self, "run_iter") else self.run_iter
         every, stop = self.val_every_iters, self._stop
-        alone = stop.alone
-        self._calls = table_of(runner)
-        for idx, data_batch in enumerate(self._open(self._epoch), skip):
+        quiet = self._begin_calls()
+        batches = iter(self._open(self._epoch))
+        idx = skip
+        while True:
+            number = 0
+            if quiet is not None:
+                # Neither the last iteration nor one that a validation follows.
+                left = length - 1 - idx
+                number = min(left, -(state.iter + 1) % every) if every else left
+                number = quiet.iterations(idx, number) if number > 0 else 0
+            if quiet is not None and number:
+                if every:
+                    state.validation_due = False
+                idx += quiet.run(batches, idx, number)
+            data_batch = next(batches, _END)
+            if data_batch is _END:
+                break
             if every:
                 state.validation_due = self._is_inner_validation_due(state.iter + 1, idx)
             run_iter(idx, data_batch)
-            if (state.stop_signal if alone else stop.poll()) and idx + 1 < length:
+            if stop.poll() and idx + 1 < length:
                 raise RunStopped(stop.signal)
             if every and state.validation_due:
                 self._validate()
                 if not runner.model.training:
                     runner.model.train()
+            idx += 1
         self._calls = None
         state.pass_start = state.iter
         # Until the epoch's own validation has run, a checkpoint says that it is still to come.
@@ -460,10 +485,17 @@ class IterBasedTrainLoop(_TrainLoop):
         )
         # Also if it is in training mode: models freeze parts of themselves in this call.
         runner.model.train()
-        self._calls = table_of(runner)
+        quiet = self._begin_calls() if _is_own(self, "run_iter") else None
         while state.iter < self._max_iters and not self.stop_training:
             if not runner.model.training:
                 runner.model.train()
+            number = 0
+            if quiet is not None:
+                number = quiet.iterations(state.iter, self._iters_before_validation())
+            if quiet is not None and number:
+                state.validation_due = False
+                if quiet.run(iterator, state.iter, number):
+                    continue
             state.validation_due = is_due(state.iter + 1)
             run_iter(next(iterator))
             if stop.poll():
@@ -497,6 +529,20 @@ class IterBasedTrainLoop(_TrainLoop):
             data_batch: What the data loader returned.
         """
         self._train_on(self._state.iter, data_batch)
+
+    def _iters_before_validation(self) -> int:
+        """Return how many iterations there are before the last one or one that validation follows."""
+        done = self._state.iter
+        number = self._max_iters - 1 - done
+        # As `_is_validation_due` has it, up to where the interval changes.
+        interval = self._interval_at(done)
+        change = next((m for m in self.dynamic_milestones if m > done + 1), None)
+        if change is not None:
+            number = min(number, change - 2 - done)
+        if self._runner.val_loop is None or interval < 1:
+            return number
+        begin = max(self.val_begin - 1 - done, 0)
+        return min(number, begin + -(done + begin + 1) % interval)
 
     def _unit_count(self) -> int:
         return self._state.iter

@@ -11,7 +11,7 @@ import logging
 import shutil
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import getfullargspec
 from typing import Any, TypeVar
 
@@ -320,6 +320,20 @@ def is_method_overridden(method: str, base_class: type, derived_class: Any) -> b
     if not isinstance(derived_class, type):
         derived_class = derived_class.__class__
     return getattr(derived_class, method) is not getattr(base_class, method)
+
+
+def has_methods(obj: object, methods: Mapping[str, Any]) -> bool:
+    """Tell whether an object's methods are these very functions, overridden or replaced nowhere.
+
+    Args:
+        obj: An object with a ``__dict__``.
+        methods: Name -> function, as the class that defines it has it.
+    """
+    cls, own = type(obj), vars(obj)
+    return all(
+        getattr(cls, name, None) is function and name not in own
+        for name, function in methods.items()
+    )
 
 
 def has_method(obj: object, method: str) -> bool:

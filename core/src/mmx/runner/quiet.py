@@ -1,0 +1,431 @@
+"""Iterations in which hooks do no more than record: one function for training, one for evaluation.
+
+Between two real steps hardly anything of the engine stays in the processor's caches, so that each
+function, object and page that an iteration touches costs several times what it costs in a tight
+loop. What happens in nearly all iterations is therefore done here without the calls in between:
+what :class:`~mmx.hooks.RuntimeInfoHook` and :class:`~mmx.hooks.IterTimerHook` record, and what
+:class:`~mmx.model.BaseModel`, :class:`~mmx.optim.OptimWrapper` and :class:`~mmx.evaluator.Evaluator`
+do where there is nothing to move, normalise, add up, accumulate or clip. Other hooks are called as
+ever, unless they say for how many iterations they have nothing to do
+(:meth:`Hook.idle_iters <mmx.hooks.Hook.idle_iters>`). Anything unusual is left to the parts
+themselves, so that both ways leave the same behind.
+
+A hook that replaces a part of the run (the model, a method, another hook) finds it replaced at
+once. What a model or a data set replaces while it runs counts as soon as a hook wakes up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from mmx.evaluator import Evaluator
+from mmx.evaluator.evaluator import PLAIN_KINDS
+from mmx.hooks import Hook
+from mmx.model import BaseModel
+from mmx.optim import OptimWrapper
+from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
+from mmx.runner.state import RunStopped
+from mmx.utils.misc import has_methods
+
+if TYPE_CHECKING:
+    from mmx.runner.eval_loops import _EvalLoop
+    from mmx.runner.train_loops import _TrainLoop
+
+# What an iteration records waits in lists; after so many the hub takes it over.
+_LONGEST = 1024
+_PROCESS = {"process": Evaluator.process}
+# What happens in a call of a module, if nobody has changed it.
+_CALL = {name: vars(nn.Module)[name] for name in ("__call__", "_wrapped_call_impl", "_call_impl")}
+_IS_TORCHS_CALL = all(c.__code__.co_filename == torch_module.__file__ for c in _CALL.values())
+
+
+class _Quiet:
+    """What quiet training and quiet evaluation share.
+
+    Args:
+        loop: The loop whose iterations these are.
+        mode: ``train``, ``val`` or ``test``.
+    """
+
+    def __init__(self, loop: Any, mode: str) -> None:
+        self._loop = loop
+        self._runner: Any = loop.runner
+        self._mode = mode
+        self._before, self._after = f"before_{mode}_iter", f"after_{mode}_iter"
+        # None: the runner calls hooks in a way of its own.
+        self._dispatch = dispatch_of(self._runner)
+        # What :meth:`iterations` has found.
+        self._calls: Any = None
+        # Iterations whose records nobody may have asked for.
+        self._waiting = 0
+
+    def iterations(self, batch_idx: int, limit: int) -> int:
+        """Return for how many iterations all is quiet.
+
+        Args:
+            batch_idx: Index of the batch that comes next.
+            limit: The most that are wanted.
+        """
+        if self._dispatch is None or self._runner._state.stage is not None:
+            return 0
+        number = min(limit, _LONGEST)
+        awake: list[Hook] = []
+        for hook in self._dispatch.sleepers(self._mode):
+            idle = hook.idle_iters(self._runner, batch_idx, self._mode)
+            if idle is None:
+                awake.append(hook)
+            elif idle < number:
+                number = idle
+            if number <= 0:
+                return 0
+        self._calls = self._dispatch.quiet_calls(self._mode, tuple(awake))
+        return number if self._calls is not None and self._are_ready(self._calls) else 0
+
+    def _are_ready(self, calls: QuietCalls) -> bool:
+        """Tell whether the hooks that record have found their short ways to the hub."""
+        raise NotImplementedError
+
+    def _call(self, stage: str, calls: Sequence[HookCall], **kwargs: Any) -> None:
+        """Call hooks as the runner does."""
+        runner = self._runner
+        runner._state.stage = stage
+        for call in calls:
+            call(runner, **kwargs)
+        runner._state.stage = None
+
+    def _count(self, done: int) -> None:
+        """Let the hub take over what waits, should nobody have asked for it."""
+        self._waiting += done
+        if self._waiting >= _LONGEST:
+            self._waiting = 0
+            self._runner.message_hub.flush()
+
+
+class QuietTraining(_Quiet):
+    """Quiet training iterations.
+
+    Args:
+        loop: The training loop.
+    """
+
+    def __init__(self, loop: _TrainLoop) -> None:
+        super().__init__(loop, "train")
+        self._names: tuple[str, ...] = ("loss",)
+        # The iteration that is under way, and the one that the hub knows of.
+        self._iter = self._told = 0
+
+    def _are_ready(self, calls: QuietCalls) -> bool:
+        info: Any = calls.info
+        return (
+            info.short_ways(self._runner) is not None
+            and calls.timer.short_ways(self._runner, "train") is not None
+        )
+
+    def run(self, batches: Iterator[Any], first: int, number: int) -> int:
+        """Train on the next batches.
+
+        Args:
+            batches: Where they come from.
+            first: ``batch_idx`` of the first of them.
+            number: How many, as :meth:`iterations` has just said.
+
+        Returns:
+            On how many it has trained: fewer if there are no more, or if a hook changed something.
+
+        Raises:
+            RunStopped: A signal asked for it.
+        """
+        runner, loop, calls = self._runner, self._loop, self._calls
+        state, stop = loop._state, loop._stop
+        alone = stop.alone
+        first_before, then_before, first_after, then_after = calls.busy
+        is_watched = any(calls.busy)
+        situation = self._situation()
+        model, wrapper, optimizer, hub, _, _, is_plain, forward = situation
+        step = model.train_step
+        rates, log_rate = calls.info.short_ways(runner)
+        log_data_time, log_time = calls.timer.short_ways(runner, "train")
+        rows, is_open, log_loss = self._rows_of_one_loss(hub)
+        clock = calls.timer.clock
+        clock.mode = "train"
+        now = time.time
+        iteration = state.iter
+        self._iter = self._told = iteration - 1
+        idx = first - 1
+        hub.defer_facts(self._tell)
+        try:
+            for idx, batch in enumerate(islice(batches, number), first):
+                if first_before:
+                    self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
+                    if self._situation() != situation:
+                        recording = calls.info.before_train_iter, calls.timer.before_train_iter
+                        self._end_as_ever(idx, batch, [*recording, *then_before])
+                        return idx + 1 - first
+                self._iter = iteration
+                rate = rates.param_groups[0]["lr"]
+                if rate.__class__ is float:
+                    log_rate(rate)
+                else:
+                    hub.update_scalar("train/lr", rate)
+                log_data_time(now() - clock.t)
+                if then_before:
+                    self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
+                    if self._situation() != situation:
+                        self._end_as_ever(idx, batch, [])
+                        return idx + 1 - first
+
+                loss: Any = None
+                outputs: Any = None
+                if is_plain and batch.__class__ is dict:
+                    for value in batch.values():
+                        if value.__class__ is not Tensor or not value.is_cpu:
+                            outputs = step(batch, optim_wrapper=wrapper)
+                            break
+                    else:
+                        losses = forward(**batch, mode="loss")
+                        if losses.__class__ is dict and len(losses) == 1:
+                            loss = losses.get("loss")
+                        if loss.__class__ is Tensor and not loss.dim():
+                            loss.backward()
+                            wrapper._inner_count += 1
+                            optimizer.step()
+                            optimizer.zero_grad()
+                            if is_watched:
+                                outputs = {"loss": loss.detach()}
+                        else:
+                            loss = None
+                            total, outputs = model.parse_losses(losses)
+                            wrapper.update_params(total)
+                else:
+                    outputs = step(batch, optim_wrapper=wrapper)
+
+                if first_after:
+                    self._call(
+                        self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                    )
+                if loss is not None and rows.open_for is is_open:
+                    log_loss(loss.item())
+                else:
+                    if loss is not None:
+                        outputs = {"loss": loss.detach()}
+                    self._log_losses(idx, batch, outputs)
+                    rows, is_open, log_loss = self._rows_of_one_loss(hub)
+                done_at = now()
+                seconds = done_at - clock.t
+                clock.t = done_at
+                log_time(seconds)
+                clock.train_seconds += seconds
+                clock.done = iteration + 1
+                if then_after:
+                    self._call(
+                        self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                    )
+
+                iteration += 1
+                state.iter = iteration
+                if state.stop_signal if alone else stop.poll():
+                    raise RunStopped(stop.signal)
+                if is_watched and self._situation() != situation:
+                    break
+        finally:
+            hub.end_deferring(self._tell)
+            self._count(idx + 1 - first)
+        return idx + 1 - first
+
+    def _situation(self) -> tuple[Any, ...]:
+        """Return all that a hook may have changed, as :meth:`run` wants it."""
+        runner, loop = self._runner, self._loop
+        model, wrapper = runner.model, runner.optim_wrapper
+        is_plain = (
+            isinstance(model, BaseModel)
+            and isinstance(wrapper, OptimWrapper)
+            and model.is_plain("train_step", "parse_losses")
+            and wrapper.is_plain()
+        )
+        return (
+            *(model, wrapper, wrapper.optimizer, runner.message_hub),
+            self._calls.is_current,
+            loop.stop_training or not model.training,
+            is_plain,
+            _shortest_call(model) if is_plain else None,
+        )
+
+    def _end_as_ever(self, idx: int, batch: Any, before: Sequence[HookCall]) -> None:
+        """Go on with an iteration some of whose first hooks have changed something."""
+        runner = self._runner
+        self._call(self._before, before, batch_idx=idx, data_batch=batch)
+        outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+        runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
+        self._loop._state.iter += 1
+        if self._loop._stop.poll():
+            raise RunStopped(self._loop._stop.signal)
+
+    def _rows_of_one_loss(self, hub: Any) -> tuple[Any, Any, Any]:
+        """Return what collects a single loss, what it is open for while it takes it, and how."""
+        rows = hub.row_group("train/", self._names)
+        if rows is None or rows.open_for != ("loss",):
+            return _CLOSED, None, None
+        return rows, rows.open_for, rows.values.append
+
+    def _log_losses(self, idx: int, batch: Any, outputs: Any) -> None:
+        if outputs is not None:
+            self._names = tuple(outputs)
+            rows = self._runner.message_hub.row_group("train/", self._names)
+            if rows is not None and rows.open_for == self._names and rows.append(outputs):
+                return
+        self._calls.info.after_train_iter(self._runner, idx, batch, outputs)
+
+    def _tell(self, facts: dict[str, Any]) -> None:
+        """Tell the hub the iteration, unless it knows it: others may have set it since."""
+        if self._told != self._iter:
+            self._told = facts["iter"] = self._iter
+
+
+class _Closed:
+    open_for = ()
+
+
+_CLOSED = _Closed()
+
+
+class QuietEvaluation(_Quiet):
+    """Quiet iterations of a validation or test.
+
+    Args:
+        loop: The loop.
+    """
+
+    def __init__(self, loop: _EvalLoop) -> None:
+        super().__init__(loop, loop.mode)
+
+    def iterations(self, batch_idx: int, limit: int) -> int:
+        """As in the base class; the first iteration of each data set is left to the hooks."""
+        return super().iterations(batch_idx, limit) if batch_idx else 0
+
+    def _are_ready(self, calls: QuietCalls) -> bool:
+        return calls.timer.short_ways(self._runner, self._mode) is not None
+
+    def run(self, batches: Iterator[Any], first: int, number: int, alone: bool) -> int:
+        """Evaluate the model on the next batches; gradients are disabled already.
+
+        Args:
+            batches: Where they come from.
+            first: ``batch_idx`` of the first of them.
+            number: How many, as :meth:`iterations` has just said.
+            alone: There is no other rank, so that a signal ends the run at once.
+
+        Returns:
+            On how many it has been evaluated: fewer if there are no more, or if a hook changed
+            something.
+
+        Raises:
+            RunStopped: A signal asked for it.
+        """
+        runner, loop, calls = self._runner, self._loop, self._calls
+        state = runner._state
+        first_before, then_before, first_after, then_after = calls.busy
+        is_watched_before = bool(first_before or then_before)
+        is_watched = is_watched_before or bool(first_after or then_after)
+        situation = self._situation()
+        _, _, _, _, evaluator, metrics, forward = situation
+        log_data_time, log_time = calls.timer.short_ways(runner, self._mode)
+        clock = calls.timer.clock
+        clock.mode = self._mode
+        now = time.time
+        idx = first - 1
+        for idx, batch in enumerate(islice(batches, number), first):
+            if first_before:
+                self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
+            log_data_time(now() - clock.t)
+            if then_before:
+                self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
+            if is_watched_before and self._situation() != situation:
+                self._end_as_ever(idx, batch)
+                break
+
+            is_taken = False
+            if forward is not None and batch.__class__ is dict:
+                for value in batch.values():
+                    if value.__class__ is not Tensor or not value.is_cpu:
+                        outputs = loop._step(batch)
+                        break
+                else:
+                    outputs = forward(**batch, mode="predict")
+                    is_taken = metrics is not None and outputs.__class__ is list
+                    if is_taken and {*map(type, outputs)} <= PLAIN_KINDS:
+                        for metric in metrics:
+                            metric.process(batch, outputs)
+                    else:
+                        is_taken = False
+                        outputs = loop._without_losses(outputs)
+            else:
+                outputs = loop._step(batch)
+            if not is_taken:
+                evaluator.process(data_samples=outputs, data_batch=batch)
+
+            if first_after:
+                self._call(
+                    self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                )
+            done_at = now()
+            seconds = done_at - clock.t
+            clock.t = done_at
+            log_time(seconds)
+            clock.eval_seconds += seconds
+            clock.done = idx + 1
+            if then_after:
+                self._call(
+                    self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                )
+            if alone and state.stop_signal:
+                raise RunStopped(state.stop_signal)
+            if is_watched and self._situation() != situation:
+                break
+        self._count(idx + 1 - first)
+        return idx + 1 - first
+
+    def _situation(self) -> tuple[Any, ...]:
+        """Return all that a hook may have changed, as :meth:`run` wants it."""
+        runner, loop = self._runner, self._loop
+        model, evaluator = runner.model, loop.evaluator
+        is_plain = (
+            not loop.with_loss
+            and isinstance(model, BaseModel)
+            and model.is_plain(f"{self._mode}_step")
+        )
+        takes_all = type(evaluator) is Evaluator and has_methods(evaluator, _PROCESS)
+        return (
+            *(model, runner.message_hub, self._calls.is_current),
+            torch.is_grad_enabled(),
+            *(evaluator, evaluator.metrics if takes_all else None),
+            _shortest_call(model) if is_plain else None,
+        )
+
+    def _end_as_ever(self, idx: int, batch: Any) -> None:
+        """Go on with an iteration whose first hooks have changed something."""
+        outputs = self._loop._step(batch)
+        self._loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
+
+
+def _shortest_call(model: BaseModel) -> Any:
+    """Return the model's ``forward`` if a call of the model does no more, else the model."""
+    does_more = (
+        not _IS_TORCHS_CALL
+        or any(getattr(type(model), name) is not method for name, method in _CALL.items())
+        or model._compiled_call_impl is not None
+        or model._forward_hooks
+        or model._forward_pre_hooks
+        or model._backward_hooks
+        or model._backward_pre_hooks
+        or torch_module._has_any_global_hook()
+        or torch._C._get_tracing_state()
+    )
+    return model if does_more else model.forward
