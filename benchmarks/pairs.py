@@ -3,17 +3,17 @@
 Two processes that do the same differ by several per cent, whichever loop they run, because memory
 lies elsewhere in each. So a competitor and the hand-written loop live in one process, and a data
 loader gives them turns: before it hands out a block of batches, it trains another network on the
-same block by hand. What an engine adds is the median over blocks of the difference.
+same block by hand. What an engine adds is the median of the difference over the quieter quarter of
+these pairs of blocks: of those that took the least together, which favours neither.
 
 What an engine does once in a block (a log line) lies in each of its blocks, also where it asks for
-batches ahead of time: that only shifts the border. What it does more rarely (collecting garbage)
-is not in the median but in the mean, which is returned as well. What is left out is what an engine
-does to the whole process, hand-written loop included: to see that, measure processes apart.
+batches ahead of time: that only shifts the border. What it does more rarely is not in the median
+but in the mean over all blocks, which is returned as well. What is left out is what an engine does
+to the whole process, hand-written loop included: to see that, measure processes apart.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 
@@ -144,14 +144,12 @@ class Turns(Batches):
         if number % block:
             raise ValueError(f"{number} batches are no whole blocks of {block}")
         self.hand, self.clocks, self.block = hand, clocks, block
-        # Begin and end of blocks, and of collections of garbage.
-        self.by_hand, self.by_engine, self.garbage = [], [], []
+        self.by_hand, self.by_engine = [], []  # begin and end of turns
 
     def __iter__(self):
         import torch
 
         pool, size, block = self.pool, len(self.pool), self.block
-        gc.callbacks.append(self.on_garbage)
         for begin in range(0, self.number, block):
             # The engine may ask for batches while it keeps no graph.
             with torch.inference_mode(False), torch.enable_grad():
@@ -161,7 +159,6 @@ class Turns(Batches):
                 yield pool[i % size]
             # The last block has no end where nobody asks for more.
             self.by_engine.append((now, self.now()))
-        gc.callbacks.remove(self.on_garbage)
 
     def turn_by_hand(self, begin):
         # Looks at the clock where the engine's turn does: between batches.
@@ -174,13 +171,6 @@ class Turns(Batches):
     def now(self):
         return [clock() for clock in self.clocks]
 
-    def on_garbage(self, phase, info):
-        now = self.now()
-        if phase == "start":
-            self.garbage.append((now, now))
-        else:
-            self.garbage[-1] = (self.garbage[-1][0], now)
-
     def figures(self):
         """Return what each clock tells, in microseconds per iteration."""
         return [self._figures(i) for i in range(len(self.clocks))]
@@ -190,15 +180,10 @@ class Turns(Batches):
             [(end[i] - begin[i]) / self.block / 1e3 for begin, end in turns[WARM:]]
             for turns in (self.by_hand, self.by_engine)
         )
-        extra = [e - h for e, h in zip(engine, hand, strict=False)]
-        garbage = sum(
-            (end[i] - begin[i]) / self.block / 1e3
-            for begin, end in self.garbage
-            if any(a[i] <= begin[i] < b[i] for a, b in self.by_hand[WARM:])
-        )
+        pairs = sorted(zip(hand, engine, strict=False), key=sum)
+        quiet = pairs[: len(pairs) // 4]
         return {
-            "hand": statistics.median(hand),
-            "extra": statistics.median(extra),
-            "mean": statistics.fmean(extra),
-            "hand_garbage": garbage / len(extra),
+            "hand": statistics.median(h for h, _ in quiet),
+            "extra": statistics.median(e - h for h, e in quiet),
+            "mean": statistics.fmean(e - h for h, e in pairs),
         }
