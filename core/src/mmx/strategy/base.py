@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
 from abc import ABCMeta, abstractmethod
@@ -271,8 +272,7 @@ class BaseStrategy(metaclass=ABCMeta):
             return model
         module = checkpoint_io.unwrap(model)
         if target is None or target == "forward":
-            # Names and state dict of the module stay as they are.
-            module.compile(**options)
+            _compile_calls(module, options)
         else:
             setattr(module, target, torch.compile(getattr(module, target), **options))
         self.logger.info(
@@ -651,6 +651,43 @@ class BaseStrategy(metaclass=ABCMeta):
     def world_size(self) -> int:
         """Number of processes."""
         return get_world_size()
+
+
+def _compile_calls(module: nn.Module, options: dict[str, Any]) -> None:
+    """Compile what a call of the module does; its names and state dict stay as they are."""
+    for name, part in module.named_modules():
+        if not hasattr(part, "_get_fsdp_state"):
+            if not name:
+                _compile_call(part, options)
+        elif _is_of_torch(part):
+            # Gathering its weights is not compiled, and would be in the same function.
+            part.forward = functools.partial(torch.compile(_apply, **options), part.forward)
+        elif not name:
+            part.compile(**options)
+
+
+def _compile_call(module: nn.Module, options: dict[str, Any]) -> None:
+    if not _is_of_torch(module):
+        module.compile(**options)
+        return
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    module._compiled_call_impl = torch.compile(call, **options)
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    """Tell whether torch's own files hold what the module computes.
+
+    torch compiles no function of them unless another one calls it: of a bare `nn.Sequential` it
+    would compile nothing, and say nothing.
+    """
+    return (getattr(type(module).forward, "__module__", None) or "").startswith("torch.")
+
+
+def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
 
 
 def without_sums(state: Mapping[str, Any]) -> dict[str, Any]:
