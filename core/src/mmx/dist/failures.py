@@ -11,8 +11,6 @@ import atexit
 import contextlib
 import json
 import os
-import socket
-import stat
 import sys
 import threading
 import time
@@ -22,6 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import distributed as torch_dist
+
+from mmx.dist import connections
 
 # A failure that meets all ranks at once (a metric, a save) reaches each within this time. Then
 # nobody needs to be cut off, and the process group goes on.
@@ -34,6 +34,10 @@ NOTES_S = 3.0
 # The same for one whose peers have gone, as part of the reserve. The rest is for ending.
 _NOTES_PART, _LEAST_NOTES_S = NOTES_S / RESERVE_S, 1.0
 _LONGEST_PAUSE_S = 0.05
+# A machine is lost when it has not answered for half of the timeout, or so long if that is longer.
+_LEAST_SILENCE_S = 4.0
+# Between two looks at the connections, at most.
+_SELDOM_S = 30.0
 
 # Words in the errors of torch's back ends when a peer has gone or does not answer.
 _TRANSPORT = (
@@ -69,8 +73,8 @@ class _Watch:
 
     # A connection of its own: another thread may be waiting on the group's.
     store: Any
-    # File descriptors of the connections to other ranks, with their inodes.
-    sockets: dict[int, int]
+    # The connections to other ranks.
+    sockets: connections.Sockets
     # The store ends with this process.
     hosts_store: bool
     # How long to wait for the notes of others when our peers have gone.
@@ -79,6 +83,7 @@ class _Watch:
     past: int = 0
     # The error that was shared last, and what came of it: it may pass several places.
     last: tuple[BaseException, BaseException] | None = None
+    lookout: _Lookout | None = None
 
 
 _WATCH: _Watch | None = None
@@ -93,21 +98,42 @@ def reserve_s(timeout_s: float) -> float:
 
 
 @contextlib.contextmanager
-def watching(store: Any, *, hosts_store: bool, reserve_s: float = RESERVE_S) -> Iterator[None]:
+def watching(store: Any, *, hosts_store: bool, timeout_s: float) -> Iterator[None]:
     """Watch over the process groups that the block makes.
 
     Args:
         store: The store through which the ranks meet.
         hosts_store: It ends with this process.
-        reserve_s: Seconds in which this process should have ended when a collective has failed.
+        timeout_s: Within which this process should have ended when a rank is lost. A machine that
+            does not answer for half of it is.
     """
     global _WATCH
     own = store.clone()
-    before = _sockets()
-    yield
-    made = {fd: inode for fd, inode in _sockets().items() if before.get(fd) != inode}
-    _WATCH = _Watch(own, made, hosts_store, max(_LEAST_NOTES_S, _NOTES_PART * reserve_s))
+    made: dict[int, int] = {}
+    with connections.opened(made):
+        yield
+    notes_s = max(_LEAST_NOTES_S, _NOTES_PART * reserve_s(timeout_s))
+    if _WATCH is not None and _WATCH.lookout is not None:
+        _WATCH.lookout.stop()
+    _WATCH = _Watch(own, made, hosts_store, notes_s)
+    if made:
+        _WATCH.lookout = _Lookout(_WATCH, max(_LEAST_SILENCE_S, timeout_s / 2))
+        _WATCH.lookout.start()
     _show_at_exit()
+
+
+@contextlib.contextmanager
+def watching_more() -> Iterator[None]:
+    """Watch over the process groups that the block makes as well, if others are watched over."""
+    made: dict[int, int] = {}
+    with connections.opened(made):
+        yield
+    watch = _WATCH
+    # Those of a rank that has failed are cut for good.
+    if watch is not None and watch.sockets:
+        watch.sockets = {**watch.sockets, **made}
+        if watch.lookout is not None:
+            watch.lookout.keep_alive()
 
 
 def share_failure(error: BaseException) -> BaseException:
@@ -314,39 +340,52 @@ def _ranks(ranks: list[int]) -> str:
     return f"ranks {', '.join(map(str, ranks[:20]))}{', …' if len(ranks) > 20 else ''}"
 
 
-# Connections --------------------------------------------------------------------------------
-
-
-def _sockets() -> dict[int, int]:
-    """Return this process's open sockets with their inodes; empty where the system cannot tell."""
-    found: dict[int, int] = {}
-    try:
-        names = os.listdir("/proc/self/fd")
-    except OSError:
-        return found
-    for name in names:
-        with contextlib.suppress(OSError):
-            status = os.stat(int(name))
-            if stat.S_ISSOCK(status.st_mode):
-                found[int(name)] = status.st_ino
-    return found
-
-
 def _cut(watch: _Watch) -> None:
-    """Cut the connections to the other ranks, so that their collectives with us end.
-
-    gloo has no abort, and a process group only closes its connections with its last reference,
-    which a wrapped model or a traceback may hold.
-    """
+    """Cut the connections to the other ranks, so that their collectives with us end."""
     sockets, watch.sockets = watch.sockets, {}
-    now = _sockets()
-    for fd, inode in sockets.items():
-        if now.get(fd) != inode:
-            continue
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
-            # Fails for those that listen. gloo ends the process if such a socket breaks.
-            connection.getpeername()
-            connection.shutdown(socket.SHUT_RDWR)
+    connections.cut(sockets)
+
+
+class _Lookout(threading.Thread):
+    """Cuts all connections when a machine has not answered for long, whatever goes on meanwhile.
+
+    Args:
+        watch: Whose connections.
+        limit_s: For how long.
+    """
+
+    def __init__(self, watch: _Watch, limit_s: float) -> None:
+        super().__init__(daemon=True, name="mmx lookout")
+        self._watch = watch
+        self._limit_s = limit_s
+        # Some questions without an answer fit into the limit.
+        every_s = max(1.0, min(_SELDOM_S, limit_s / 5))
+        self._every_s = every_s
+        self._stopped = threading.Event()
+        self.keep_alive()
+
+    def keep_alive(self) -> None:
+        """Let the system ask the other machines for answers."""
+        connections.keep_alive(self._watch.sockets, int(self._every_s))
+
+    def run(self) -> None:
+        """Look at the connections now and then, until there are none."""
+        before = False
+        while not self._stopped.wait(self._every_s / (2 if before else 1)):
+            sockets = self._watch.sockets
+            if not sockets:
+                return
+            is_silent = connections.longest_silence_s(sockets) > self._limit_s - self._every_s
+            # An answer may just be on its way: to a receiver that is full, questions become rare.
+            if is_silent and before:
+                _cut(self._watch)
+                return
+            before = is_silent
+
+    def stop(self) -> None:
+        """Return when it has ended."""
+        self._stopped.set()
+        self.join()
 
 
 # The end of the process ---------------------------------------------------------------------
@@ -395,6 +434,8 @@ def record_for_launcher(error: BaseException) -> None:
 def _leave() -> None:
     """Close the process groups: torch warns where that is left to the end of the process."""
     watch = _WATCH
+    if watch is not None and watch.lookout is not None:
+        watch.lookout.stop()
     if watch is None or not torch_dist.is_initialized():
         return
     if torch_dist.get_world_size() > 1 and watch.sockets:

@@ -16,7 +16,7 @@ from torch import distributed as torch_dist
 from torch.distributed import ProcessGroup, constants
 
 from mmx.device import get_device
-from mmx.dist import failures
+from mmx.dist import connections, failures
 from mmx.utils.errors import InvalidValueError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -190,9 +190,8 @@ def _start(
         store = _meet(rank, world_size, startup_timeout)
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         timeout = (kwargs.pop("timeout", None) or _default_timeout(backend)).total_seconds()
-        reserve_s = failures.reserve_s(timeout)
-        kwargs["timeout"] = datetime.timedelta(seconds=timeout - reserve_s)
-        with failures.watching(store, hosts_store=rank == 0 and not agent, reserve_s=reserve_s):
+        kwargs["timeout"] = datetime.timedelta(seconds=timeout - failures.reserve_s(timeout))
+        with failures.watching(store, hosts_store=rank == 0 and not agent, timeout_s=timeout):
             torch_dist.init_process_group(
                 backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
             )
@@ -214,24 +213,28 @@ def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
 
     torch waits as well, but only tells how many are absent, not which.
     """
+    # All of it, with what is raised in the end, within the timeout.
+    wait_s = timeout_s - failures.reserve_s(timeout_s)
+    deadline = time.monotonic() + wait_s
     # Its stubs do not name the stores.
     c10d: Any = torch_dist
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # torchrun's agent has a store of its own, which outlives restarts.
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    timeout = datetime.timedelta(seconds=timeout_s)
+    hosts = rank == 0 and not agent
+    timeout = datetime.timedelta(seconds=wait_s)
     try:
         store = c10d.TCPStore(
             host,
             port,
             world_size,
-            is_master=rank == 0 and not agent,
+            is_master=hosts,
             timeout=timeout,
             wait_for_workers=False,
             multi_tenant=True,
         )
     except torch_dist.DistNetworkError as error:
-        if rank == 0 and not agent:
+        if hosts:
             raise
         raise AbsentRanksError(
             [0],
@@ -242,17 +245,34 @@ def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
         meeting = _meeting() or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = c10d.PrefixStore(f"/worker/attempt_{meeting}", store)
     store = c10d.PrefixStore("mmx", store)
+
+    def wait() -> bool:
+        return _wait_for_all(store, rank, world_size, deadline, timeout_s, hosts)
+
+    # A store that is out of reach does not answer. The rest is for naming who is absent.
+    if not connections.answers_within(deadline - time.monotonic() + 2, wait, "mmx start"):
+        raise AbsentRanksError(
+            [0],
+            f"rank {rank} of {world_size} has lost the store of rank 0 at {host}:{port} (MASTER_ADDR, MASTER_PORT), "
+            f"while it waited {timeout_s:g} s for all ranks",
+        )
+    return store
+
+
+def _wait_for_all(
+    store: Any, rank: int, world_size: int, deadline: float, timeout_s: float, hosts: bool
+) -> bool:
+    """Return when all ranks have come to the store, or tell who has not by the deadline."""
     # A number to ask for again and again, and names to tell who is absent.
     store.set(f"here/{rank}", "")
     here = store.add("number", 1)
-    deadline = time.monotonic() + timeout_s
     pause_s = 0.01
     while here < world_size:
         gone = store.check(["absent"])
         if gone or time.monotonic() > deadline:
             absent = [r for r in range(world_size) if not store.check([f"here/{r}"])]
             store.set("absent", "")
-            if rank == 0 and not agent:
+            if hosts:
                 # The store ends with this process: let the others see who is absent.
                 time.sleep(4 * _LONGEST_PAUSE_S)
             raise AbsentRanksError(
@@ -263,7 +283,7 @@ def _meet(rank: int, world_size: int, timeout_s: float) -> Any:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         here = store.add("number", 0)
-    return store
+    return True
 
 
 def _meeting() -> str | None:
@@ -378,7 +398,8 @@ def init_local_group(node_rank: int, num_gpus_per_node: int) -> None:
     # Every process takes part in making every group, also those of other machines.
     for node in range(world_size // num_gpus_per_node):
         first = node * num_gpus_per_node
-        group = torch_dist.new_group(list(range(first, first + num_gpus_per_node)))
+        with failures.watching_more():
+            group = torch_dist.new_group(list(range(first, first + num_gpus_per_node)))
         if node == node_rank:
             _LOCAL_PROCESS_GROUP = group
 
@@ -483,9 +504,10 @@ def get_data_group() -> ProcessGroup | None:
     if default is None or size == 1:
         return default
     if _DATA_GROUP is None or _DATA_GROUP[0] is not default or _DATA_GROUP[1] != size:
-        own, _ = torch_dist.new_subgroups_by_enumeration(
-            [list(range(first, get_world_size(), size)) for first in range(size)]
-        )
+        with failures.watching_more():
+            own, _ = torch_dist.new_subgroups_by_enumeration(
+                [list(range(first, get_world_size(), size)) for first in range(size)]
+            )
         assert own is not None
         _DATA_GROUP = (default, size, own)
     return _DATA_GROUP[2]

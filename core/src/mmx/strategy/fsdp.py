@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from mmx.device import get_device
 from mmx.dist import get_data_group, get_world_size, is_distributed
+from mmx.dist.failures import watching_more
 from mmx.optim import OptimWrapperDict
 from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
@@ -73,7 +74,8 @@ class FSDPStrategy(DDPStrategy):
             'rowwise'})``: the layers that a pattern names are split over each ``size`` neighbouring
             ranks (by default all), which get the same samples; the weights are sharded over the
             others. A style is ``colwise``, ``rowwise`` or ``sequence``, or a dict with its ``type``
-            and the layouts it takes (``'replicate'``, ``'shard(-1)'``).
+            and the layouts it takes (``'replicate'``, ``'shard(-1)'``); or ``random`` for dropout
+            whose input is split, so that each part is dropped at places of its own.
         replicate: How many copies of the sharded weights there are: the ranks, or with
             ``tensor_parallel`` the sets of them, are parted into so many neighbouring groups. Each
             shards the weights over its own ranks, and gradients are averaged over the groups (HSDP).
@@ -196,7 +198,8 @@ class FSDPStrategy(DDPStrategy):
             for name, size in sizes.items()
             if size > 1 or name == "shard" or (name == "tensor" and self._plan)
         }
-        return init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
+        with watching_more():
+            return init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
     def _shard(self, model: nn.Module, options: Mapping[str, Any], mesh: Any) -> None:
         keywords: dict[str, Any] = {
