@@ -320,7 +320,11 @@ def test_precision_memory_and_place_are_as_asked_for(runs):
     [
         (None, TypeError, r"should be dict\(size=2, plan="),
         (dict(plan={}), ValueError, "plan is empty"),
-        (dict(plan={"a": "row"}), ValueError, "style 'row'; known are colwise, rowwise, sequence"),
+        (
+            dict(plan={"a": "row"}),
+            ValueError,
+            "style 'row'; known are colwise, rowwise, sequence, random",
+        ),
         (dict(plan={"a": "colwise"}, mesh=1), ValueError, "takes size and plan, but it has mesh"),
         (dict(plan={"a": "colwise"}, size=2), ValueError, "does not divide the 1 processes"),
         (

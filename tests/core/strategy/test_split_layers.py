@@ -22,8 +22,8 @@ SAMPLES = 20  # the last batch of an epoch is not full, and samples are repeated
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
 
-def split(size=2, **more):
-    return dict(type="TensorParallelStrategy", tensor_parallel=dict(size=size, plan=PLAN), **more)
+def split(size=2, plan=PLAN, **more):
+    return dict(type="TensorParallelStrategy", tensor_parallel=dict(size=size, plan=plan), **more)
 
 
 class Augmented(torch.utils.data.Dataset):
@@ -180,7 +180,7 @@ def train_with_random_numbers(directory, size, workers_of_runs):
         def make(folder, workers=workers, **more):
             return make_runner(
                 folder,
-                split(size),
+                split(size, {**PLAN, "layers.*.inner": "random"}),
                 model=Net(seed=int(os.environ["RANK"]), dropout=0.5),
                 epochs=2,
                 workers=workers,
@@ -357,10 +357,65 @@ def warned_of(hidden, dropout):
     return texts
 
 
+def drop_in_parts(recomputed):
+    """Train with dropout of split and of whole activations; return what was dropped where."""
+    from mmx.strategy import TensorParallelStrategy
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Linear(4, 16, bias=False)
+            self.inner = nn.Dropout(0.5)
+            self.down = nn.Linear(16, 4)
+            self.outer = nn.Dropout(0.5)
+
+        def forward(self, x):
+            part = self.up(x)
+            inner = self.inner(torch.ones_like(part))
+            masks.append(inner)
+            return self.outer(self.down(part * inner))
+
+    masks, parts = [], {"layers.*.up": "colwise", "layers.*.down": "rowwise"}
+    torch.manual_seed(3)
+    model = nn.Sequential()
+    model.layers = nn.ModuleList([Halves(), Halves()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "mmx.strategy.tensor_parallel.print_log", lambda text, **kwargs: texts.append(text)
+        )
+        texts = []
+        model = TensorParallelStrategy(
+            env_kwargs=dict(shared=True),
+            tensor_parallel=dict(plan={**parts, "layers.*.inner": "random"}),
+            activation_checkpointing=["layers.0", "layers.1"] if recomputed else None,
+        ).wrap_model(model)
+    torch.manual_seed(5)
+    x = torch.ones(2, 4)
+    for layer in model.layers:
+        x = layer(x)
+    x.sum().backward()
+    gradients = [
+        p.grad.full_tensor() for p in (model.layers[0].up.weight, model.layers[1].up.weight)
+    ]
+    training = [mask.tolist() for mask in masks]
+    state = torch.get_rng_state()
+    model.eval()
+    model.layers[0](torch.ones(2, 4))
+    return {
+        "masks": training,
+        "out": x.tolist(),
+        "gradients": gradients,
+        "evaluation draws nothing": torch.equal(state, torch.get_rng_state()),
+        "state": state,
+        "warned": texts,
+    }
+
+
 def on_two(directory):
     out = {"random": train_with_random_numbers(directory, 2, [2])}
     out["saved"] = evaluate_and_save(directory, 2)
     out["overflow"] = overflow(directory)
+    out["dropped"] = {recomputed: drop_in_parts(recomputed) for recomputed in (False, True)}
     out["warned"] = [warned_of(5, 0.5), warned_of(5, 0.0), warned_of(6, 0.5)]
     return out
 
@@ -515,6 +570,25 @@ def test_random_layers_on_uneven_parts_are_warned_of(runs):
         assert "splits 0.weight of 5, 0.bias of 5, 2.weight of 5 over 2 ranks, which is une" in text
         assert "A random layer (1)" in text
         assert others == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_parts_are_dropped_at_places_of_their_own_if_asked_for(runs, recomputed):
+    first, second = (result["dropped"][recomputed] for result in runs[2])
+    layers = {str(mask) for result in (first, second) for mask in result["masks"][:2]}
+    assert len(layers) == 4  # other ones in each layer, and on each rank
+    # Whole activations are the same on both, and what they draw later.
+    assert first["out"] == second["out"]
+    assert torch.equal(first["state"], second["state"])
+    assert first["evaluation draws nothing"]
+    assert first["warned"] == []
+    if recomputed:  # computed again, the last layer first
+        assert first["masks"][2:] == first["masks"][1::-1]
+        plain = runs[2][0]["dropped"][False]
+        assert plain["masks"] == first["masks"][:2]
+        for expected, found in zip(plain["gradients"], first["gradients"], strict=True):
+            assert torch.equal(expected, found)
 
 
 @pytest.mark.parametrize(

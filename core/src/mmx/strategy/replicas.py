@@ -96,6 +96,31 @@ def own_random_numbers(mesh: DeviceMesh) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def numbers_of_own_part(mesh: DeviceMesh) -> Iterator[None]:
+    """Let each rank of a mesh draw other numbers than the others, which draw the same elsewhere.
+
+    They follow from the random state that all have: a run that is resumed, and a part that is
+    computed again, draw them again, and it is the same on all ranks afterwards, whatever each drew.
+    """
+    drawn = torch.randint(2**62, ())
+    if type(drawn) is not torch.Tensor:  # a plan, which computes without memory
+        yield
+        return
+    seed = int(drawn) + mesh.get_local_rank()
+    kind = mesh.device_type
+    if kind == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    module: Any = torch.get_device_module(kind)
+    with torch.random.fork_rng(devices=[module.current_device()], device_type=kind):
+        torch.default_generator.manual_seed(seed)
+        module.manual_seed(seed)
+        yield
+
+
 def keep_random_states(mesh: DeviceMesh) -> None:
     """Let random operations on split tensors begin with each rank's state.
 

@@ -7,6 +7,7 @@ import fnmatch
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -21,12 +22,41 @@ from torch.distributed.tensor.parallel import (
 )
 
 from mmx.logging import print_log
+from mmx.strategy.replicas import numbers_of_own_part
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
+
+
+class OwnRandomNumbers(ParallelStyle):
+    """Random numbers of each rank's own for a layer, such as dropout, whose input is split.
+
+    Without it ranks that hold one copy of the model draw the same numbers, which is right for whole
+    activations, but drops each part at the same places.
+    """
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        entered: list[ExitStack] = []
+
+        def begin(module: nn.Module, args: Any) -> None:
+            stack = ExitStack()
+            if module.training:
+                stack.enter_context(numbers_of_own_part(device_mesh))
+            entered.append(stack)
+
+        def end(module: nn.Module, args: Any, output: Any) -> None:
+            if entered:  # not if a hook before the first one has failed
+                entered.pop().close()
+
+        module.register_forward_pre_hook(begin)
+        module.register_forward_hook(end, always_call=True)
+        module._draws_for_its_part = True  # type: ignore[assignment]  # a mark, not a module
+        return module
+
 
 STYLES: dict[str, type[ParallelStyle]] = {
     "colwise": ColwiseParallel,
     "rowwise": RowwiseParallel,
     "sequence": SequenceParallel,
+    "random": OwnRandomNumbers,
 }
 _LAYOUT = re.compile(r"shard\((-?\d+)\)")
 
@@ -119,7 +149,9 @@ def _warn_of_uneven_parts(model: nn.Module, mesh: DeviceMesh) -> None:
     random = [
         name
         for name, module in model.named_modules()
-        if "drop" in type(module).__name__.lower() and getattr(module, "p", None) != 0
+        if "drop" in type(module).__name__.lower()
+        and getattr(module, "p", None) != 0
+        and not hasattr(module, "_draws_for_its_part")
     ]
     uneven = [
         f"{name} of {parameter.shape[place.dim]}"
@@ -133,7 +165,7 @@ def _warn_of_uneven_parts(model: nn.Module, mesh: DeviceMesh) -> None:
             f"tensor_parallel splits {', '.join(uneven)} over {mesh.size()} ranks, which is uneven. A "
             f"random layer ({', '.join(random[:3])}) between split layers draws more numbers on some "
             "ranks than on others, and those after it then differ where they should not. Choose "
-            "sizes that the ranks divide, or leave out random layers there",
+            "sizes that the ranks divide, or give random layers there the style 'random'",
             logger="current",
             level=logging.WARNING,
         )
