@@ -326,6 +326,25 @@ def test_gradients_that_do_not_fit_are_named_in_a_warning(monkeypatch, change, t
     assert ("counts" in change) == (model.bias.grad is None)
 
 
+def test_gradients_of_a_scaled_loss_are_brought_to_the_scale_of_the_run(tmp_path):
+    from mmx.optim import AmpOptimWrapper
+    from mmx.strategy import SingleDeviceStrategy
+
+    strategy = SingleDeviceStrategy(work_dir=str(tmp_path))
+    strategy.model, strategy.optim_wrapper = model, wrapper = optimizer_of()
+    wrapper.backward(model(torch.ones(1, 2)).sum() * 4)
+    state = strategy.optim_state_dict() | {"loss_scaler": {"scale": 4.0}}
+    strategy.load_optim_state_dict(state)
+    assert torch.equal(torch.ones(2), model.bias.grad)
+    scaled = AmpOptimWrapper(
+        optimizer=wrapper.optimizer, accumulative_counts=COUNTS, dtype="bfloat16", loss_scale=8.0
+    )
+    strategy.optim_wrapper = scaled
+    del state["loss_scaler"]
+    strategy.load_optim_state_dict(state)
+    assert torch.equal(torch.full((2,), 32.0), model.bias.grad)
+
+
 def before_the_first_step(saves):
     """Return Adam's state after a step, perhaps saved before it."""
     from mmx.optim import OptimWrapper

@@ -238,6 +238,10 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
         def __init__(self, module, optimizer):
             super().__init__()
             self.module, self.optimizer = module, optimizer
+            self.micro_steps = 0
+
+        def gradient_accumulation_steps(self):
+            return 2
 
         def forward(self, *args, **kwargs):
             return self.module(*args, **kwargs)
@@ -248,6 +252,7 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
 
         def step(self):
             calls.append("step")
+            self.micro_steps += 1
             self.optimizer.step()
 
     def initialize(model, optimizer, config):
@@ -270,3 +275,11 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
     assert calls[0]["zero_optimization"] == {"stage": 2}
     assert calls[0]["gradient_clipping"] == 2.0
     assert calls[1:] == ["backward", "step"]
+    warned = []
+    monkeypatch.setattr(strategy.logger, "warning", warned.append)
+    strategy.optim_state_dict()
+    (text,) = warned
+    assert "DeepSpeed keeps the gradients of the last 1 iterations to itself" in text
+    model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
+    strategy.optim_state_dict()
+    assert len(warned) == 1

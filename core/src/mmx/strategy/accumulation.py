@@ -191,12 +191,14 @@ class Accumulation:
 
     # Loading ------------------------------------------------------------------------------------
 
-    def take(self, wrapper: Any, stored: Mapping[str, Any]) -> None:
+    def take(self, wrapper: Any, stored: Mapping[str, Any], *, scale: float | None = None) -> None:
         """Give the weights of an optimizer the sums that were saved; what does not fit is logged.
 
         Args:
             wrapper: The optimizer wrapper.
             stored: Its ``accumulation``, of any layout of ranks.
+            scale: What the loss was multiplied with; the gradients get the wrapper's own scale. None
+                leaves them as they are.
 
         Raises:
             ValueError: One process saved them without names, of another number of weights.
@@ -231,7 +233,20 @@ class Accumulation:
                 "accumulated gradients are lost, as this run trains no weights of their names and "
                 f"shapes: {shown}. The next step is taken without them"
             )
+        scaler = getattr(wrapper, "loss_scaler", None)
+        own_scale = float(scaler.get_scale()) if scaler is not None else 1.0
+        if scale is not None and scale != own_scale:
+            for parameter in trained.values():
+                self._multiply(parameter, own_scale / scale)
         wrapper.has_resumed_gradients = True
+
+    def _multiply(self, parameter: nn.Parameter, factor: float) -> None:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
+        for waiting in self._waiting.get(parameter, ()):
+            gradient = waiting.gradient()
+            if gradient is not None:
+                waiting.put(gradient * factor)
 
     def _give(self, parameter: nn.Parameter, sums: Any, name: str, held: list[bool] | None) -> None:
         if isinstance(sums, list):

@@ -360,7 +360,9 @@ class BaseStrategy(metaclass=ABCMeta):
         """Give this rank its part of what was accumulated."""
         for wrapper, part in self._states_of_wrappers(state):
             if part.get(ENTRY) is not None:
-                self._accumulation().take(wrapper, part[ENTRY])
+                scaler = part.get("loss_scaler") or {}
+                scale = float(scaler.get("scale", 1.0))
+                self._accumulation().take(wrapper, part[ENTRY], scale=scale)
 
     def load_accumulated_gradients(self, gradients: list[dict[str, torch.Tensor]]) -> None:
         """Take up an accumulation that was under way, on any number of ranks.

@@ -112,6 +112,20 @@ class DeepSpeedStrategy(SingleDeviceStrategy):
         _let_engine_step(optim_wrapper, engine)
         return DeepSpeedModel(engine, self.inputs_to_half)
 
+    def optim_state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer wrapper, without gradients that DeepSpeed accumulates."""
+        engine = getattr(self.model, "module", None)
+        steps: Any = getattr(engine, "gradient_accumulation_steps", None)
+        every = int(steps()) if callable(steps) else 1
+        done = getattr(engine, "micro_steps", 0) % every
+        if done:
+            self.logger.warning(
+                f"saved in the middle of an accumulation: DeepSpeed keeps the gradients of the last "
+                f"{done} iterations to itself, and a run that is resumed from here loses them. Save "
+                f"after a multiple of gradient_accumulation_steps={every}"
+            )
+        return super().optim_state_dict()
+
 
 class DeepSpeedModel(nn.Module):
     """A DeepSpeed engine with the methods that loops call.
