@@ -17,7 +17,7 @@ from launching import assert_equal, ended, folder_of, kill, result, start, wait
 
 sys.path.pop(0)
 
-TIMEOUT_S = 24
+TIMEOUT_S = 18
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 DEVICES = ("mmx0", "mmx1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -205,6 +206,8 @@ def _launch(
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except ChildFailedError as error:
+        # Let the interpreter end soon, without collections that go through all of torch.
+        gc.freeze()
         return _report(error, Path(folder))
     except RendezvousError as error:
         _report_failures_on_record(Path(folder))

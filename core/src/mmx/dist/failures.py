@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -438,6 +439,10 @@ def _leave() -> None:
         watch.lookout.stop()
     if watch is None or not torch_dist.is_initialized():
         return
+    if not watch.sockets:
+        # Others are lost, and this process is to end in time: the last collections of the
+        # interpreter, which go through all objects, would take half of what is left to do.
+        gc.freeze()
     if torch_dist.get_world_size() > 1 and watch.sockets:
 
         def tell() -> None:
