@@ -326,6 +326,26 @@ def test_gradients_that_do_not_fit_are_named_in_a_warning(monkeypatch, change, t
     assert ("counts" in change) == (model.bias.grad is None)
 
 
+def test_parts_that_older_versions_saved_go_to_the_same_ranks_or_are_warned_of(monkeypatch):
+    from types import SimpleNamespace
+
+    from mmx.runner import checkpointing
+
+    texts, model = [], nn.Linear(2, 2)
+    runner = SimpleNamespace(model=model, logger=SimpleNamespace(warning=texts.append))
+    parts = [{"bias": torch.full((2,), float(rank))} for rank in range(4)]
+    engine = {"gradients": parts, "model_parallel_size": 2}
+    checkpointing._resume_gradients(runner, engine)
+    assert "holds those of 4 ranks that split layers in 2" in texts[0]
+    assert model.bias.grad is None
+    for name, value in {"world_size": 4, "model_parallel_size": 2, "rank": 3}.items():
+        monkeypatch.setattr(checkpointing, f"get_{name}", lambda value=value: value)
+    checkpointing._resume_gradients(runner, engine)
+    assert [3.0, 3.0] == model.bias.grad.tolist()
+    assert model.weight.grad is None
+    assert len(texts) == 1
+
+
 def test_gradients_of_a_scaled_loss_are_brought_to_the_scale_of_the_run(tmp_path):
     from mmx.optim import AmpOptimWrapper
     from mmx.strategy import SingleDeviceStrategy
