@@ -3,12 +3,16 @@
     python benchmarks/distributed.py               # both parts
     python benchmarks/distributed.py --only start --rounds 9
 
-*loop*: two gloo ranks train a small MLP under DDP on batches of 64 that lie in memory, by a
-hand-written loop and by the engine with its default hooks. Both live in the same two processes and
-are measured in turn, in shuffled order; a figure is the slope between a short and a long run, in
-processor time of a process (threads of autograd and of gloo included) and on the clock, the slower
-rank counting. Quoted is the median over rounds of the difference to the hand-written loop in the
-same round. Before that, both must end with the same weights.
+*loop*: two gloo ranks train a small MLP under DDP on batches of 64 that lie in memory. Both ranks
+take turns of 50 iterations, in step, by hand and with the engine and its default hooks (see
+pairs.py); so both loops live in the same processes, and use the same process group and buckets of
+the same sizes. A figure of the round is the median over quiet turns of the difference, the mean of
+both ranks; each round has new processes. Quoted is the median over rounds, with the least and the
+most. All must end with the same weights. `hand_again` is hand-written DDP beside itself: what it
+shows is the error of measurement. There are three clocks: processor time of the main thread, where
+an engine's own work is done, and which scatters the least; processor time of the process, with the
+threads of gloo; and time. The engine's ranks ask each other every 64 iterations, or every 0.2 s,
+whether to stop; as turns by hand take time as well, they do so a bit more often here than alone.
 
 *start*: ``mmx launch --nproc 2 train`` of the toy config until before the first iteration, beside
 ``torchrun --nproc-per-node 2`` of a script that imports torch and does nothing; compiled byte code
@@ -33,11 +37,16 @@ import tempfile
 import time
 
 from loop import _engine_parts
-from pairs import Batches, network, weights
+from pairs import HandTraining, Turns, weights
 from startup import CONFIG, PROBE
 
 RANKS = 2
-SHORT, LONG = 200, 1700
+ITERS = 5000
+CLOCKS = {
+    "main thread": time.thread_time_ns,
+    "processor": time.process_time_ns,
+    "clock": time.perf_counter_ns,
+}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS)]
 LAUNCH = [sys.executable, "-m", "mmx", "launch", "--nproc", str(RANKS), "train"]
 START = {
@@ -72,40 +81,26 @@ class LeaveAfterFirstIteration(Hook):
 # Per iteration --------------------------------------------------------------------------------
 
 
-def own_share(iters):
-    """The batches of this rank, which differ from those of the others."""
-    rank, share = int(os.environ["RANK"]), Batches(iters)
-    for batch in share.pool:
-        batch["x"] += rank
-    return share
-
-
-def train_hand(iters):
+def hand_training():
     import torch
 
-    net = network()
-    wrapped = torch.nn.parallel.DistributedDataParallel(net)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    loss_of = torch.nn.functional.cross_entropy
-    shown = 0.0
-    for i, batch in enumerate(own_share(iters)):
-        loss = loss_of(wrapped(batch["x"]), batch["y"])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if i % 50 == 49:
-            shown = loss.item()
-    assert shown == shown
-    return weights(net)
+    # The engine differs in buffers alone, of which there are none; buckets have default sizes.
+    return HandTraining(torch.nn.parallel.DistributedDataParallel)
 
 
-def train_mmx(iters):
+def train_hand_again(loader):
+    hand = hand_training()
+    hand.run(loader)
+    return hand.result()
+
+
+def train_mmx(loader):
     from mmx.runner import Runner
 
     model, _ = _engine_parts("mmx")
     runner = Runner(
         model=model,
-        train_dataloader=own_share(iters),
+        train_dataloader=loader,
         train_cfg={"by_epoch": True, "max_epochs": 1},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9}},
         default_hooks={
@@ -122,88 +117,77 @@ def train_mmx(iters):
     return weights(model.net)
 
 
-def rank():
-    """Train what the parent names, and tell it how long that took."""
+def rank(name):
+    """Train in turns with a hand-written loop, and print what that took."""
     import torch
 
     torch.set_num_threads(1)
     out = os.fdopen(os.dup(1), "w")
     # Engines print; only results go to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    for line in sys.stdin:
-        name, iters = line.split()
-        cpu, clock = time.process_time(), time.perf_counter()
-        end = globals()[f"train_{name}"](int(iters))
-        result = time.process_time() - cpu, time.perf_counter() - clock, end
-        print(json.dumps(result), file=out, flush=True)
+    torch.distributed.init_process_group("gloo")
+    turns = Turns(ITERS, hand_training(), CLOCKS.values())
+    for batch in turns.pool:  # which differ between ranks
+        batch["x"] += torch.distributed.get_rank()
+    end = globals()[f"train_{name}"](turns)
+    if abs(end - turns.hand.result()) > 1e-6 * abs(end):
+        raise SystemExit(f"{name} computes something else: {end} against {turns.hand.result()}")
+    print(json.dumps(turns.figures()), file=out, flush=True)
     torch.distributed.destroy_process_group()
 
 
-class Ranks:
-    """Processes that do the same in step."""
-
-    def __init__(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        common = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(RANKS),
-            "LOCAL_WORLD_SIZE": str(RANKS),
-        }
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, "--rank"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None if i == 0 else subprocess.DEVNULL,
-                text=True,
-                env={**common, "RANK": str(i), "LOCAL_RANK": str(i)},
-            )
-            for i in range(RANKS)
-        ]
-
-    def ask(self, name, iters):
-        """Return processor time and time, those of the slower rank, and the weights."""
-        for process in self.processes:
-            print(name, iters, file=process.stdin, flush=True)
-        lines = [process.stdout.readline() for process in self.processes]
-        if not all(lines):
-            raise SystemExit(f"{name} failed")
-        return [max(values) for values in zip(*map(json.loads, lines), strict=True)]
-
-    def slopes(self, name):
-        """Return microseconds per iteration: of the processor, on the clock."""
-        short, long = self.ask(name, SHORT), self.ask(name, LONG)
-        return [(long[i] - short[i]) / (LONG - SHORT) * 1e6 for i in (0, 1)]
-
-    def close(self):
-        for process in self.processes:
-            process.stdin.close()
-        for process in self.processes:
-            process.wait()
+def ranks(name):
+    """Return the figures of each clock: the mean over ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(RANKS),
+        "LOCAL_WORLD_SIZE": str(RANKS),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--rank", name],
+            stdout=subprocess.PIPE,
+            stderr=None if i == 0 else subprocess.DEVNULL,
+            text=True,
+            env={**common, "RANK": str(i), "LOCAL_RANK": str(i)},
+        )
+        for i in range(RANKS)
+    ]
+    lines = [process.communicate()[0] for process in processes]
+    if not all(lines):
+        raise SystemExit(f"{name} failed")
+    return [
+        {key: statistics.fmean(figures[key] for figures in of_ranks) for key in of_ranks[0]}
+        for of_ranks in zip(*map(json.loads, lines), strict=True)
+    ]
 
 
 def loop(rounds):
-    ranks = Ranks()
-    names = ["mmx", "hand"]  # the engine opens the process group
-    ends = {name: ranks.ask(name, SHORT)[2] for name in names}
-    if abs(ends["mmx"] - ends["hand"]) > 1e-6 * abs(ends["hand"]):
-        raise SystemExit(f"the engine computes something else: {ends}")
-    figures = []
+    names = ["hand_again", "mmx"]
+    figures = {name: [] for name in names}
     for _ in range(rounds):
         random.shuffle(names)
-        slopes = {name: ranks.slopes(name) for name in names}
-        figures.append((*slopes["hand"], *slopes["mmx"]))
-    ranks.close()
-    for what, i in (("processor", 0), ("clock", 1)):
-        base = statistics.median(row[i] for row in figures)
-        extra = statistics.median(row[2 + i] - row[i] for row in figures)
-        line = {"benchmark": "distributed", "part": "loop", "time": what, "ranks": RANKS}
-        print(json.dumps({**line, "hand_us": round(base, 2), "over_hand_us": round(extra, 2)}))
+        for name in names:
+            figures[name].append(ranks(name))
+    for name, rows in figures.items():
+        for i, what in enumerate(CLOCKS):
+            extra = [row[i]["extra"] for row in rows]
+            line = {"benchmark": "distributed", "part": "loop", "time": what, "ranks": RANKS}
+            line.update(
+                competitor=name,
+                hand_us=round(statistics.median(row[i]["hand"] for row in rows), 2),
+                over_hand_us=round(statistics.median(extra), 2),
+                least_us=round(min(extra), 2),
+                most_us=round(max(extra), 2),
+                mean_us=round(statistics.median(row[i]["mean"] for row in rows), 2),
+            )
+            print(json.dumps(line), flush=True)
 
 
 # Start ----------------------------------------------------------------------------------------
@@ -259,12 +243,12 @@ PARTS = {"loop": loop, "start": start}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=PARTS)
     args = parser.parse_args()
     if args.rank:
-        rank()
+        rank(args.rank)
         return
     for name, part in PARTS.items():
         if args.only in (None, name):

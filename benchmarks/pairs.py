@@ -20,7 +20,7 @@ import itertools
 import statistics
 import time
 
-# Iterations between lines of the log; blocks until caches and allocators are warm.
+# Iterations between turns, and between lines of the log; blocks until caches and allocators are warm.
 EVERY, WARM = 50, 6
 
 
@@ -140,19 +140,18 @@ class Turns(Batches):
         number: Batches in all, whole blocks.
         hand: Its ``run(batches)`` is the hand-written loop.
         clocks: Functions that tell a time in nanoseconds.
-        block: Iterations in a block, a multiple of EVERY.
     """
 
-    def __init__(self, number, hand, clocks=(time.process_time_ns,), block=EVERY):
+    def __init__(self, number, hand, clocks=(time.process_time_ns,)):
         super().__init__(number)
-        self.hand, self.clocks, self.block = hand, clocks, block
+        self.hand, self.clocks = hand, clocks
         self.by_hand, self.by_engine = [], []  # begin and end of turns
 
     def __iter__(self):
         import torch
 
         pool, size = self.pool, len(self.pool)
-        edges = [0, *range(EVERY // 2, self.number, self.block), self.number]
+        edges = [0, *range(EVERY // 2, self.number, EVERY), self.number]
         for begin, end in itertools.pairwise(edges):
             # The engine may ask for batches while it keeps no graph.
             with torch.inference_mode(False), torch.enable_grad():
@@ -181,7 +180,7 @@ class Turns(Batches):
     def _figures(self, i):
         whole = len(self.by_hand) - 1  # the last turn, as the first, is no whole block
         hand, engine = (
-            [(end[i] - begin[i]) / self.block / 1e3 for begin, end in turns[WARM:whole]]
+            [(end[i] - begin[i]) / EVERY / 1e3 for begin, end in turns[WARM:whole]]
             for turns in (self.by_hand, self.by_engine)
         )
         pairs = sorted(zip(hand, engine, strict=True), key=sum)
