@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from mmx.dist import is_main_process
 from mmx.fileio import get_file_backend
 from mmx.hooks.hook import DATA_BATCH, Hook
+from mmx.logging import MMLogger
 from mmx.registry import HOOKS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
@@ -107,6 +108,8 @@ class LoggerHook(Hook):
         # The counters of the running epoch, if the loop has the usual ones.
         self._train_state: Any = None
         self._visualizer: Any = None
+        # Where lines may be waiting.
+        self._logger: MMLogger | None = None
         # Step of the latest training record.
         self._last_step = 0
 
@@ -131,6 +134,7 @@ class LoggerHook(Hook):
 
     def after_train_epoch(self, runner: RunnerLike) -> None:
         """Forget the length."""
+        self._write_waiting()
         self._knows_length = False
         self._train_state = None
 
@@ -158,10 +162,13 @@ class LoggerHook(Hook):
             is_end and (not self.ignore_last or done <= self.interval)
         ):
             return
-        tag, line = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
-        runner.logger.info(line)
-        self._last_step = runner.iter + 1
-        runner.visualizer.add_scalars(tag, step=self._last_step, file_path=self.json_log_path)
+        self._last_step = step = runner.iter + 1
+        visualizer, file_path = runner.visualizer, self.json_log_path
+
+        def record(tag: dict[str, Any]) -> None:
+            visualizer.add_scalars(tag, step=step, file_path=file_path)
+
+        self._log_iteration(runner, batch_idx, "train", record)
 
     def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
         """Return the iterations before the next line."""
@@ -183,7 +190,7 @@ class LoggerHook(Hook):
     ) -> None:
         """Log, if a line is due."""
         if (batch_idx + 1) % self.interval == 0:
-            self._log_evaluation(runner, batch_idx, "val")
+            self._log_iteration(runner, batch_idx, "val")
 
     def after_test_iter(
         self,
@@ -194,11 +201,37 @@ class LoggerHook(Hook):
     ) -> None:
         """Log, if a line is due."""
         if (batch_idx + 1) % self.interval == 0:
-            self._log_evaluation(runner, batch_idx, "test")
+            self._log_iteration(runner, batch_idx, "test")
 
-    def _log_evaluation(self, runner: RunnerLike, batch_idx: int, mode: str) -> None:
-        _, line = runner.log_processor.get_log_after_iter(runner, batch_idx, mode)
-        runner.logger.info(line)
+    def _log_iteration(
+        self,
+        runner: RunnerLike,
+        batch_idx: int,
+        mode: str,
+        record: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Log a line, soon if lines follow each other quickly, and record what it says."""
+        logger, processor = runner.logger, runner.log_processor
+        if not isinstance(logger, MMLogger) or not hasattr(processor, "entry_after_iter"):
+            tag, line = processor.get_log_after_iter(runner, batch_idx, mode)
+            logger.info(line)
+            if record is not None:
+                record(tag)
+            return
+        entry = processor.entry_after_iter(runner, batch_idx, mode)
+        found: dict[str, Any] = {}
+
+        def text() -> str:
+            nonlocal found
+            found, line = entry()
+            return str(line)
+
+        self._logger = logger
+        logger.info_soon(text, None if record is None else lambda: record(found))
+
+    def _write_waiting(self) -> None:
+        if self._logger is not None:
+            self._logger.write_waiting()
 
     def after_val_epoch(self, runner: RunnerLike, metrics: dict[str, float] | None = None) -> None:
         """Log and record the metrics."""
@@ -222,6 +255,8 @@ class LoggerHook(Hook):
 
     def after_run(self, runner: RunnerLike) -> None:
         """Close the visualizer and copy the logs."""
+        self._write_waiting()
+        self._logger = None
         runner.visualizer.close()
         if self.out_dir is None or not is_main_process():
             return
@@ -237,6 +272,7 @@ class LoggerHook(Hook):
 
     def state_dict(self) -> dict[str, Any]:
         """Return with which records of the visualizer a resumed run goes on."""
+        self._write_waiting()
         visualizer = self._visualizer
         has_state = hasattr(visualizer, "state_dict")
         return {

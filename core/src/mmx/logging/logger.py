@@ -7,8 +7,9 @@ import logging
 import logging.handlers
 import os
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from mmx._engine_name import engine_name
@@ -23,6 +24,8 @@ _LEVEL_COLORS = {
     logging.ERROR: "\033[1;31m",
     logging.CRITICAL: "\033[1;31m",
 }
+# Lines that follow each other faster than this are written together.
+_TOGETHER_S = 0.25
 _BLINK, _RESET = "\033[5m", "\033[0m"
 
 
@@ -261,6 +264,10 @@ class MMLogger(logging.Logger, ManagerMixin):
         _route_lower_parts(level)
         rank = process_rank()
         self._log_file: str | None = None
+        # Lines of `info_soon`: when each was logged, and what puts it into words.
+        self._waiting: list[tuple[float, Callable[[], str], Callable[[], None] | None]] = []
+        self._waits_for: tuple[int, int] | None = None
+        self._written_at = 0.0
 
         stream_handler = TerminalHandler()
         stream_handler.setLevel(level if rank == 0 else logging.ERROR)
@@ -294,6 +301,57 @@ class MMLogger(logging.Logger, ManagerMixin):
             cls.get_instance(engine_name())
         return super().get_current_instance()  # type: ignore[no-any-return,unused-ignore]
 
+    def info_soon(self, text: Callable[[], str], then: Callable[[], None] | None = None) -> None:
+        """Log a line that is put into words only when it is written.
+
+        That is at once, unless the line before was written within the last quarter of a second:
+        nobody reads faster, and lines that are written together cost a fraction of their time. Such
+        a line waits for the next call after that time, for any other message of this logger in the
+        same thread, or for :meth:`write_waiting`.
+
+        Args:
+            text: Returns the line; called once, in this thread.
+            then: Called in this thread after the line has been written.
+        """
+        owner = os.getpid(), threading.get_ident()
+        if self._waits_for != owner:
+            self.write_waiting()
+            # What a process inherited when it was forked is written by its parent.
+            self._waiting, self._waits_for = [], owner
+        self._waiting.append((time.time(), text, then))
+        if time.monotonic() - self._written_at >= _TOGETHER_S:
+            self.write_waiting()
+
+    def write_waiting(self) -> None:
+        """Write the lines of :meth:`info_soon` that wait, if they were logged in this thread.
+
+        What one of their calls raises is raised after all have been made.
+        """
+        if not self._waiting or self._waits_for != (os.getpid(), threading.get_ident()):
+            return
+        # Before anything is called that may itself log.
+        waiting, self._waiting = self._waiting, []
+        lines = [(created, text()) for created, text, _ in waiting]
+        if self.isEnabledFor(logging.INFO) and not (
+            self._writes_plainly() and self._log_plainly(logging.INFO, lines)
+        ):
+            for _, line in lines:
+                super()._log(logging.INFO, line, ())
+        errors = []
+        for _, _, then in waiting:
+            try:
+                if then is not None:
+                    then()
+            except Exception as error:  # noqa: BLE001 the others are not to be lost for it
+                errors.append(error)
+        self._written_at = time.monotonic()
+        if errors:
+            raise errors[0]
+
+    def _writes_plainly(self) -> bool:
+        """Tell whether nobody but this module sees what is logged."""
+        return not (self.filters or self.disabled) and all(map(_writes_plainly, self.handlers))
+
     def _log(
         self,
         level: int,
@@ -309,45 +367,56 @@ class MMLogger(logging.Logger, ManagerMixin):
         A training run writes the same kind of line over and over. One that shows no more than its
         text is written without a record where nobody but this module sees it.
         """
+        if self._waiting:
+            self.write_waiting()
         if (
             level < logging.WARNING
             and msg.__class__ is str
-            and not (args or exc_info or extra or stack_info or self.filters or self.disabled)
-            and all(map(_writes_plainly, self.handlers))
-            and self._log_plainly(level, msg)
+            and not (args or exc_info or extra or stack_info)
+            and self._writes_plainly()
+            and self._log_plainly(level, [(time.time(), msg)])
         ):
             return
         # One frame more lies between here and the caller.
         super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
 
-    def _log_plainly(self, level: int, message: str) -> bool:
-        """Write a line; False, with nothing written, if a formatter wants to know more."""
-        created = time.time()
+    def _log_plainly(self, level: int, messages: Sequence[tuple[float, str]]) -> bool:
+        """Write lines; False, with nothing written, if a formatter wants to know more.
+
+        Args:
+            level: Their level.
+            messages: When each was logged, and its text.
+        """
         handlers: list[Any] = [h for h in self.handlers if level >= h.level]
+        texts = []
         try:
-            lines = [
-                _formatter_of(handler).format_plain(level, self.name, message, created)
-                for handler in handlers
-            ]
+            for handler in handlers:
+                formatted = _formatter_of(handler).format_plain
+                texts.append(
+                    "".join(
+                        formatted(level, self.name, message, created) + handler.terminator
+                        for created, message in messages
+                    )
+                )
         except (KeyError, TypeError, ValueError):
             return False
-        for handler, line in zip(handlers, lines, strict=True):
+        for handler, text in zip(handlers, texts, strict=True):
             with handler.lock:
                 try:
                     if handler.__class__ is TerminalHandler:
-                        handler.write_line(line + handler.terminator)
+                        handler.write_line(text)
                     else:
-                        handler.stream.write(line + handler.terminator)
+                        handler.stream.write(text)
                         handler.flush()
                 except Exception:  # noqa: BLE001 a log line must not end a run
                     where = "(unknown file)", 0
-                    handler.handleError(
-                        self.makeRecord(self.name, level, *where, message, (), None)
-                    )
+                    handler.handleError(self.makeRecord(self.name, level, *where, text, (), None))
         return True
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Hand the record to the logger's own handlers, and to no others."""
+        if self._waiting:
+            self.write_waiting()
         for handler in self.handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
@@ -364,6 +433,7 @@ class MMLogger(logging.Logger, ManagerMixin):
 
     def close(self) -> None:
         """Flush and close the handlers. Closing twice is fine."""
+        self.write_waiting()
         for handler in self.handlers:
             handler.flush()
             if not isinstance(handler, TerminalHandler):

@@ -168,7 +168,10 @@ class _EvalLoop(BaseLoop):
                 while True:
                     number = 0 if quiet is None else quiet.iterations(idx, sys.maxsize)
                     if quiet is not None and number:
-                        idx += quiet.run(batches, idx, number, alone)
+                        done = quiet.run(batches, idx, number, alone)
+                        idx += done
+                        if done:
+                            continue
                     data_batch = next(batches, _END)
                     if data_batch is _END:
                         break

@@ -6,8 +6,8 @@ import datetime
 import functools
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +16,39 @@ from mmx.device import get_max_cuda_memory, get_max_memory, is_cuda_available
 from mmx.logging import HistoryBuffer, MessageHub
 from mmx.registry import LOG_PROCESSORS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
+from mmx.utils.misc import has_methods
 
 if TYPE_CHECKING:
     from mmx.runner.runner import Runner
 
 CustomCfg = list[dict[str, Any]]
 _MODES = ("train", "val", "test")
+
+
+class _Position(NamedTuple):
+    """Where a run is after an iteration.
+
+    Attributes:
+        unit: ``Epoch`` or ``Iter``.
+        done: Iterations done, of the run or of the data set.
+        total: Iterations there are.
+        epoch: 1-based number of the epoch, 0 outside of training; None if lines do not tell.
+        max_epochs: Epochs there are; None outside of training.
+    """
+
+    unit: str
+    done: int
+    total: int
+    epoch: int | None = None
+    max_epochs: int | None = None
+
+    def header(self, mode: str) -> str:
+        """Return a line's head without its final spaces; right-aligned, as lines stand in columns."""
+        done = str(self.done).rjust(len(str(self.total)))
+        epoch = " " if self.epoch is None else f"[{self.epoch}]"
+        if self.max_epochs is not None:
+            epoch = epoch.rjust(len(str(self.max_epochs)) + len("[] "))
+        return f"{self.unit}({mode}){epoch}[{done}/{self.total}]"
 
 
 @LOG_PROCESSORS.register_module()
@@ -95,27 +122,60 @@ class LogProcessor:
         Returns:
             Name -> value, and the line.
         """
+        return self._entry_after_iter(runner, batch_idx, mode)()
+
+    def entry_after_iter(
+        self, runner: Runner, batch_idx: int, mode: str
+    ) -> Callable[[], tuple[dict[str, Any], str]]:
+        """Return what puts record and line of an iteration together, at any later time.
+
+        It holds the numbers as they are now. See :meth:`get_log_after_iter`, of which it is the
+        first half; where a subclass overrides that, all is done here.
+        """
+        if not has_methods(self, _OWN_METHODS):
+            done = self.get_log_after_iter(runner, batch_idx, mode)
+            return lambda: done
+        return self._entry_after_iter(runner, batch_idx, mode)
+
+    def _entry_after_iter(
+        self, runner: Runner, batch_idx: int, mode: str
+    ) -> Callable[[], tuple[dict[str, Any], str]]:
         _check_mode(mode, _MODES)
         self._keep_enough(runner, mode)
         custom_cfg = self._parse_windows_size(runner, batch_idx, self.custom_cfg)
         tag = self._collect_scalars(custom_cfg, runner, mode, self.log_with_hierarchy)
+        position = self._position_after_iter(runner, batch_idx, mode)
+        done = runner.iter + 1 if _is_training_built(runner) else 0
+        eta = runner.message_hub.get_info("eta")
+        memory = self._get_max_memory(runner) if self._counts_memory() else None
+        return functools.partial(self._finish, mode, tag, position, done, eta, memory)
+
+    def _finish(
+        self,
+        mode: str,
+        tag: dict[str, Any],
+        position: _Position,
+        done: int,
+        eta: float | None,
+        memory: int | None,
+    ) -> tuple[dict[str, Any], str]:
+        """Return record and line of these numbers."""
         shown = dict(tag)
         if self.log_with_hierarchy:
             shown = {self._remove_prefix(name, f"{mode}/"): value for name, value in tag.items()}
-        parts = [self._header_after_iter(runner, batch_idx, mode, tag)]
+        parts = [position.header(mode)]
+        if position.epoch is not None:
+            tag["epoch"] = position.epoch
         parts.append(" ".join(self._pop_learning_rates(shown)))
-        is_training = _is_training_built(runner)
-        tag["iter"] = runner.iter + 1 if is_training else 0
-        facts = runner.message_hub.runtime_info
-        if "time" in shown and "data_time" in shown and "eta" in facts:
-            eta = datetime.timedelta(seconds=int(facts["eta"]))
+        tag["iter"] = done
+        if "time" in shown and "data_time" in shown and eta is not None:
             digits = self.num_digits
-            parts.append(f"eta: {eta}")
+            parts.append(f"eta: {datetime.timedelta(seconds=int(eta))}")
             parts.append(f"time: {shown.pop('time'):.{digits}f}")
             parts.append(f"data_time: {shown.pop('data_time'):.{digits}f}")
-        if self._counts_memory():
-            tag["memory"] = self._get_max_memory(runner)
-            parts.append(f"memory: {tag['memory']}")
+        if memory is not None:
+            tag["memory"] = memory
+            parts.append(f"memory: {memory}")
         # The header ends in two spaces, and so does each part up to here.
         line = "".join(f"{part}  " for part in parts)
         if mode == "train":
@@ -171,28 +231,16 @@ class LogProcessor:
         items += [f"{name}: {self._text(value)}" for name, value in times.items()]
         return tag, header + "  " + "  ".join(items)
 
-    def _header_after_iter(
-        self, runner: Runner, batch_idx: int, mode: str, tag: dict[str, Any]
-    ) -> str:
-        """Return the line's head without its final spaces; the epoch joins ``tag``."""
-        name = "Epoch" if self.by_epoch else "Iter"
+    def _position_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> _Position:
         if not self.by_epoch and mode == "train":
-            total: Any = runner.max_iters
-            done = str(self._get_iter(runner, batch_idx)).rjust(len(str(total)))
-            return f"{name}({mode}) [{done}/{total}]"
-        # Right-aligned, so that lines stand below each other.
+            return _Position("Iter", self._get_iter(runner, batch_idx), runner.max_iters)
         total = self._get_dataloader_size(runner, mode)
-        done = str(batch_idx + 1).rjust(len(str(total)))
         if not self.by_epoch or mode == "test":
-            return f"{name}({mode}) [{done}/{total}]"
+            return _Position("Epoch" if self.by_epoch else "Iter", batch_idx + 1, total)
         if _is_training_built(runner):
-            tag["epoch"] = self._get_epoch(runner, mode)
-            width = len(str(runner.max_epochs)) + len("[] ")
-            epoch = f"[{tag['epoch']}]".rjust(width)
-        else:
-            tag["epoch"] = 0
-            epoch = "[0]"
-        return f"{name}({mode}){epoch}[{done}/{total}]"
+            epoch = self._get_epoch(runner, mode)
+            return _Position("Epoch", batch_idx + 1, total, epoch, runner.max_epochs)
+        return _Position("Epoch", batch_idx + 1, total, 0)
 
     def _pop_learning_rates(self, shown: dict[str, Any]) -> list[str]:
         names = [name for name in shown if name[-2:] == "lr"]
@@ -397,6 +445,10 @@ class LogProcessor:
     def _get_dataloader_size(self, runner: Runner, mode: str) -> int:
         """Return how many batches the data loader of a mode has."""
         return len(self._get_cur_loop(runner, mode).dataloader)
+
+
+# As they were defined, whatever is put in their place later.
+_OWN_METHODS = {"get_log_after_iter": LogProcessor.get_log_after_iter}
 
 
 def _check_mode(mode: str, modes: Sequence[str]) -> None:

@@ -61,13 +61,14 @@ class _Quiet:
         self._before, self._after = f"before_{mode}_iter", f"after_{mode}_iter"
         # None: the runner calls hooks in a way of its own.
         self._dispatch = dispatch_of(self._runner)
-        # What :meth:`iterations` has found.
+        # What :meth:`iterations` has found: the calls of each iteration, and of the last one.
         self._calls: Any = None
+        self._last_calls: Any = None
         # Iterations whose records nobody may have asked for.
         self._waiting = 0
 
     def iterations(self, batch_idx: int, limit: int) -> int:
-        """Return for how many iterations all is quiet.
+        """Return how many iterations can be done here, up to one in which a sleeping hook is due.
 
         Args:
             batch_idx: Index of the batch that comes next.
@@ -76,16 +77,21 @@ class _Quiet:
         if self._dispatch is None or self._runner._state.stage is not None:
             return 0
         number = min(limit, _LONGEST)
+        if number <= 0:
+            return 0
         awake: list[Hook] = []
+        due: list[Hook] = []
         for hook in self._dispatch.sleepers(self._mode):
             idle = hook.idle_iters(self._runner, batch_idx, self._mode)
             if idle is None:
                 awake.append(hook)
-            elif idle < number:
-                number = idle
-            if number <= 0:
-                return 0
+            elif idle + 1 < number:
+                number = idle + 1
+                due = [hook]
+            elif idle + 1 == number:
+                due.append(hook)
         self._calls = self._dispatch.quiet_calls(self._mode, tuple(awake))
+        self._last_calls = self._dispatch.quiet_calls(self._mode, (*awake, *due))
         return number if self._calls is not None and self._are_ready(self._calls) else 0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
@@ -155,13 +161,18 @@ class QuietTraining(_Quiet):
         rows, is_open, log_loss = self._rows_of_one_loss(hub)
         clock = calls.timer.clock
         clock.mode = "train"
+        before, spent = clock.t, clock.train_seconds
         now = time.time
+        last = first + number - 1
         iteration = state.iter
         self._iter = self._told = iteration - 1
         idx = first - 1
         hub.defer_facts(self._tell)
         try:
             for idx, batch in enumerate(islice(batches, number), first):
+                if idx == last:
+                    first_before, then_before, first_after, then_after = self._last_calls.busy
+                    is_watched = any(self._last_calls.busy)
                 if first_before:
                     self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
                     if self._situation() != situation:
@@ -174,7 +185,7 @@ class QuietTraining(_Quiet):
                     log_rate(rate)
                 else:
                     hub.update_scalar("train/lr", rate)
-                log_data_time(now() - clock.t)
+                log_data_time(now() - before)
                 if then_before:
                     self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
                     if self._situation() != situation:
@@ -217,12 +228,13 @@ class QuietTraining(_Quiet):
                         outputs = {"loss": loss.detach()}
                     self._log_losses(idx, batch, outputs)
                     rows, is_open, log_loss = self._rows_of_one_loss(hub)
-                done_at = now()
-                seconds = done_at - clock.t
-                clock.t = done_at
+                after = now()
+                seconds = after - before
                 log_time(seconds)
-                clock.train_seconds += seconds
-                clock.done = iteration + 1
+                before = after
+                spent += seconds
+                if is_watched:
+                    clock.t, clock.train_seconds, clock.done = after, spent, iteration + 1
                 if then_after:
                     self._call(
                         self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
@@ -235,6 +247,8 @@ class QuietTraining(_Quiet):
                 if is_watched and self._situation() != situation:
                     break
         finally:
+            if idx >= first and not is_watched:
+                clock.t, clock.train_seconds, clock.done = before, spent, iteration
             hub.end_deferring(self._tell)
             self._count(idx + 1 - first)
         return idx + 1 - first
@@ -246,8 +260,8 @@ class QuietTraining(_Quiet):
         is_plain = (
             isinstance(model, BaseModel)
             and isinstance(wrapper, OptimWrapper)
-            and model.is_plain("train_step", "parse_losses")
-            and wrapper.is_plain()
+            and model._is_plain("train_step", "parse_losses")
+            and wrapper._is_plain()
         )
         return (
             *(model, wrapper, wrapper.optimizer, runner.message_hub),
@@ -332,18 +346,24 @@ class QuietEvaluation(_Quiet):
         state = runner._state
         first_before, then_before, first_after, then_after = calls.busy
         is_watched_before = bool(first_before or then_before)
-        is_watched = is_watched_before or bool(first_after or then_after)
+        is_watched = any(calls.busy)
         situation = self._situation()
         _, _, _, _, evaluator, metrics, forward = situation
         log_data_time, log_time = calls.timer.short_ways(runner, self._mode)
         clock = calls.timer.clock
         clock.mode = self._mode
+        before, spent = clock.t, clock.eval_seconds
         now = time.time
+        last = first + number - 1
         idx = first - 1
         for idx, batch in enumerate(islice(batches, number), first):
+            if idx == last:
+                first_before, then_before, first_after, then_after = self._last_calls.busy
+                is_watched_before = bool(first_before or then_before)
+                is_watched = any(self._last_calls.busy)
             if first_before:
                 self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
-            log_data_time(now() - clock.t)
+            log_data_time(now() - before)
             if then_before:
                 self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
             if is_watched_before and self._situation() != situation:
@@ -374,12 +394,13 @@ class QuietEvaluation(_Quiet):
                 self._call(
                     self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
                 )
-            done_at = now()
-            seconds = done_at - clock.t
-            clock.t = done_at
+            after = now()
+            seconds = after - before
             log_time(seconds)
-            clock.eval_seconds += seconds
-            clock.done = idx + 1
+            before = after
+            spent += seconds
+            if is_watched:
+                clock.t, clock.eval_seconds, clock.done = after, spent, idx + 1
             if then_after:
                 self._call(
                     self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
@@ -388,6 +409,8 @@ class QuietEvaluation(_Quiet):
                 raise RunStopped(state.stop_signal)
             if is_watched and self._situation() != situation:
                 break
+        if idx >= first and not is_watched:
+            clock.t, clock.eval_seconds, clock.done = before, spent, idx + 1
         self._count(idx + 1 - first)
         return idx + 1 - first
 
@@ -398,7 +421,7 @@ class QuietEvaluation(_Quiet):
         is_plain = (
             not loop.with_loss
             and isinstance(model, BaseModel)
-            and model.is_plain(f"{self._mode}_step")
+            and model._is_plain(f"{self._mode}_step")
         )
         takes_all = type(evaluator) is Evaluator and has_methods(evaluator, _PROCESS)
         return (

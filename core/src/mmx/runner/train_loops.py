@@ -170,6 +170,8 @@ class _TrainLoop(BaseLoop):
             return
         state = self._state
         state.validation_due = True
+        # The line of the latest iteration, before a validation that may take its time.
+        getattr(self._runner.logger, "write_waiting", lambda: None)()
         with training_stream_kept(state):
             val_loop.run()
         state.validation_due = False
@@ -306,7 +308,10 @@ class EpochBasedTrainLoop(_TrainLoop):
             if quiet is not None and number:
                 if every:
                     state.validation_due = False
-                idx += quiet.run(batches, idx, number)
+                done = quiet.run(batches, idx, number)
+                idx += done
+                if done:
+                    continue
             data_batch = next(batches, _END)
             if data_batch is _END:
                 break

@@ -85,7 +85,7 @@ class BaseModel(BaseModule):
             return self(**data, mode="predict")
         return self._run_forward(preprocess(data, False), mode="predict")
 
-    def is_plain(self, *methods: str) -> bool:
+    def _is_plain(self, *methods: str) -> bool:
         """Tell whether these methods are this class's own, and batches need no preprocessing.
 
         Args:

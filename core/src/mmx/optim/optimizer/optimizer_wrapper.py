@@ -138,7 +138,7 @@ class OptimWrapper(BaseOptimWrapper):
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
 
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """Tell whether :meth:`update_params` is no more than its three steps.
 
         These are ``loss.backward()``, ``optimizer.step()`` and ``optimizer.zero_grad()``, after the
