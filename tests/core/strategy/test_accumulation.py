@@ -393,6 +393,52 @@ def before_the_first_step(saves):
     return steps, after, strategy.optim_wrapper.get_lr()["lr"], sorted(state["state"])
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slow = nn.Linear(2, 2)
+        self.fast = nn.Linear(2, 2)
+
+    def forward(self, x, part):
+        return getattr(self, part)(x)
+
+
+def train_by_turns():
+    """One optimizer accumulates, the other steps each time; return the whole weights."""
+    from mmx.optim import OptimWrapper, OptimWrapperDict
+    from mmx.strategy import FSDPStrategy, SingleDeviceStrategy
+
+    sharded = torch.distributed.is_initialized()
+    torch.manual_seed(0)
+    model = Two()
+    strategy = (FSDPStrategy if sharded else SingleDeviceStrategy)(env_kwargs=dict(shared=True))
+    model = strategy.wrap_model(model)
+    wrappers = OptimWrapperDict(
+        **{
+            name: OptimWrapper(
+                torch.optim.SGD(getattr(model, name).parameters(), lr=0.1),
+                accumulative_counts=counts,
+            )
+            for name, counts in [("slow", 2), ("fast", 1)]
+        }
+    )
+    model = strategy.join(model, wrappers)
+    share = torch.distributed.get_rank() if sharded else slice(None)
+    for i in range(3):
+        for name, wrapper in wrappers.items():
+            with wrapper.optim_context(model):
+                out = model((torch.tensor([[0.1, 0.2], [0.3, 0.5]]) + i)[share], name)
+            wrapper.update_params(out.square().mean())
+    return {n: p.full_tensor() if sharded else p.detach() for n, p in model.named_parameters()}
+
+
+def test_sharded_weights_of_two_optimizers_accumulate_apart():
+    expected = train_by_turns()
+    for found in run_distributed(train_by_turns, 2):
+        for name, value in expected.items():
+            torch.testing.assert_close(value, found[name].detach(), **TOLERANCE)
+
+
 def save_before_the_first_step():
     return before_the_first_step(False), before_the_first_step(True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 from mmx.device import get_device
 from mmx.dist import get_data_group, get_world_size, is_distributed
 from mmx.dist.failures import watching_more
+from mmx.dist.utils import keep_timeout
 from mmx.optim import OptimWrapperDict
 from mmx.registry import FUNCTIONS, STRATEGIES
 from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointing
@@ -199,7 +201,9 @@ class FSDPStrategy(DDPStrategy):
             if size > 1 or name == "shard" or (name == "tensor" and self._plan)
         }
         with watching_more():
-            return init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
+            mesh = init_device_mesh(kind, tuple(kept.values()), mesh_dim_names=tuple(kept))
+        keep_timeout(mesh.get_all_groups())
+        return mesh
 
     def _shard(self, model: nn.Module, options: Mapping[str, Any], mesh: Any) -> None:
         keywords: dict[str, Any] = {
@@ -250,7 +254,13 @@ class FSDPStrategy(DDPStrategy):
 
     def join(self, model: nn.Module, optim_wrapper: Any) -> nn.Module:
         """Let the optimizer step and clip weights that are sharded over unlike sets of ranks."""
-        for wrapper in self._wrappers_of(optim_wrapper).values():
+        wrappers = list(self._wrappers_of(optim_wrapper).values())
+        counts = [getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers]
+        for wrapper, count in zip(wrappers, counts, strict=True):
+            if count == 1 and max(counts) > 1:
+                # One that accumulates leaves the model so that gradients stay where they are.
+                own = wrapper.optim_context
+                wrapper.optim_context = functools.partial(_reducing_gradients, own)
             self._settle(wrapper)
             if getattr(wrapper, "clip_func", None) is clip_grad_norm_:
                 wrapper.clip_func = clip_sharded_norm_
@@ -439,6 +449,15 @@ class TensorParallelStrategy(FSDPStrategy):
 
     def __init__(self, *, tensor_parallel: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(tensor_parallel=tensor_parallel, **kwargs)
+
+
+def _reducing_gradients(
+    context: Callable[[Any], AbstractContextManager[Any]], model: Any
+) -> AbstractContextManager[Any]:
+    """Let gradients be averaged over the ranks in the next backward pass."""
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(True)
+    return context(model)
 
 
 def _choice(options: Mapping[str, Any], model: nn.Module) -> Callable[[str, nn.Module], bool]:
