@@ -100,6 +100,24 @@ def test_collectives_give_up_before_the_timeout(timeout: float | None, expected:
     assert [expected] == run_distributed(_timeout, 1, timeout, init=False)
 
 
+def _more_groups() -> tuple[list[float], bool]:
+    dist.init_dist("pytorch", backend="gloo", timeout=60)
+    before = dict(failures._WATCH.sockets)
+    dist.init_local_group(0, 2)
+    other = torch.distributed.new_group([0, 1])
+    utils.keep_timeout([other])
+    backends = [g._get_backend(torch.device("cpu")) for g in (dist.get_local_group(), other)]
+    # The connections of the local group are watched as well.
+    return [b.options._timeout.total_seconds() for b in backends], (
+        before.items() < failures._WATCH.sockets.items()
+    )
+
+
+@on_linux
+def test_groups_that_are_made_later_have_the_timeout_and_are_watched() -> None:
+    assert [([50, 50], True)] * 2 == run_distributed(_more_groups, 2, init=False)
+
+
 def test_the_timeout_of_a_back_end_is_torchs() -> None:
     assert datetime.timedelta(minutes=30) == utils._default_timeout("gloo")
     assert utils.constants.default_pg_nccl_timeout in (None, utils._default_timeout("nccl"))

@@ -58,6 +58,7 @@ from mmx.checkpoint.sharded_index import (
 from mmx.checkpoint.tensor_file import write_tensors
 from mmx.checkpoint.verification import naming_whole_sibling, take_verified
 from mmx.dist import get_object_group, get_world_size
+from mmx.dist.failures import watching_more
 
 # A leaf of what `rest.pth` holds that stands for a tensor of the index.
 _PLACE = "$tensor"
@@ -358,7 +359,8 @@ def _background_group() -> Any:
     default = torch_dist.group.WORLD
     if default not in _groups:
         _groups.clear()  # those of a process group that is gone
-        _groups[default] = torch_dist.new_group(backend="gloo")
+        with watching_more():
+            _groups[default] = torch_dist.new_group(backend="gloo")
     return _groups[default]
 
 

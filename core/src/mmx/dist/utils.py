@@ -29,6 +29,8 @@ DEFAULT_PORT = 29500
 #: Tells processes the store and the name of the meeting that they were started after.
 MEETING_VARIABLE = "MMX_MEETING"
 
+# How long collectives of the run may take; None if process groups were not made here.
+_COLLECTIVE_TIMEOUT: datetime.timedelta | None = None
 _LOCAL_PROCESS_GROUP: ProcessGroup | None = None
 # (the default group it belongs to, the group); made on first use, by all ranks together.
 _OBJECT_GROUP: tuple[ProcessGroup, ProcessGroup] | None = None
@@ -72,6 +74,13 @@ def get_object_group() -> ProcessGroup | None:
     if _OBJECT_GROUP is None or _OBJECT_GROUP[0] is not default:
         _OBJECT_GROUP = (default, torch_dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT))
     return _OBJECT_GROUP[1]
+
+
+def keep_timeout(groups: Iterable[ProcessGroup]) -> None:
+    """Let the collectives of groups take as long as those of the run: torch has its own default."""
+    if _COLLECTIVE_TIMEOUT is not None:
+        for group in groups:
+            torch_dist.distributed_c10d._set_pg_timeout(_COLLECTIVE_TIMEOUT, group)
 
 
 def infer_launcher() -> str:
@@ -176,6 +185,8 @@ def init_dist(
 def _start(
     backend: str, init_backend: str, startup_timeout: float = STARTUP_TIMEOUT_S, **kwargs: Any
 ) -> None:
+    global _COLLECTIVE_TIMEOUT
+    _COLLECTIVE_TIMEOUT = None
     if init_backend == "deepspeed":
         try:
             import deepspeed
@@ -190,7 +201,8 @@ def _start(
         store = _meet(rank, world_size, startup_timeout)
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         timeout = (kwargs.pop("timeout", None) or _default_timeout(backend)).total_seconds()
-        kwargs["timeout"] = datetime.timedelta(seconds=timeout - failures.reserve_s(timeout))
+        _COLLECTIVE_TIMEOUT = datetime.timedelta(seconds=timeout - failures.reserve_s(timeout))
+        kwargs["timeout"] = _COLLECTIVE_TIMEOUT
         with failures.watching(store, hosts_store=rank == 0 and not agent, timeout_s=timeout):
             torch_dist.init_process_group(
                 backend=backend, store=store, rank=rank, world_size=world_size, **kwargs
@@ -399,7 +411,9 @@ def init_local_group(node_rank: int, num_gpus_per_node: int) -> None:
     for node in range(world_size // num_gpus_per_node):
         first = node * num_gpus_per_node
         with failures.watching_more():
-            group = torch_dist.new_group(list(range(first, first + num_gpus_per_node)))
+            group = torch_dist.new_group(
+                list(range(first, first + num_gpus_per_node)), _COLLECTIVE_TIMEOUT
+            )
         if node == node_rank:
             _LOCAL_PROCESS_GROUP = group
 
@@ -506,7 +520,8 @@ def get_data_group() -> ProcessGroup | None:
     if _DATA_GROUP is None or _DATA_GROUP[0] is not default or _DATA_GROUP[1] != size:
         with failures.watching_more():
             own, _ = torch_dist.new_subgroups_by_enumeration(
-                [list(range(first, get_world_size(), size)) for first in range(size)]
+                [list(range(first, get_world_size(), size)) for first in range(size)],
+                _COLLECTIVE_TIMEOUT,
             )
         assert own is not None
         _DATA_GROUP = (default, size, own)
