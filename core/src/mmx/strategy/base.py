@@ -25,6 +25,8 @@ from mmx.dist import (
     is_main_process,
     set_model_parallel_size,
 )
+from mmx.dist.failures import watching_more
+from mmx.dist.utils import keep_timeout
 from mmx.fileio import join_path
 from mmx.logging import MMLogger
 from mmx.optim import OptimWrapperDict
@@ -394,7 +396,9 @@ class BaseStrategy(metaclass=ABCMeta):
             from torch.distributed.device_mesh import init_device_mesh
 
             kind = get_device().split(":")[0]
-            self._mesh_of_ranks = init_device_mesh(kind, (get_world_size(),))
+            with watching_more():
+                self._mesh_of_ranks = init_device_mesh(kind, (get_world_size(),))
+            keep_timeout(self._mesh_of_ranks.get_all_groups())
         return self._mesh_of_ranks
 
     def scheduler_state_dict(self) -> dict[str, Any] | list[Any]:
