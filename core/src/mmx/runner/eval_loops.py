@@ -181,6 +181,8 @@ class _EvalLoop(BaseLoop):
                         raise RunStopped(state.stop_signal)
         finally:
             self._calls = None
+            # Lines tell which data set they are about.
+            getattr(self._runner.logger, "write_waiting", lambda: None)()
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         if self._losses:
             metrics.update(_parse_losses(self._losses, self.mode))

@@ -7,7 +7,7 @@ import functools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,32 +23,6 @@ if TYPE_CHECKING:
 
 CustomCfg = list[dict[str, Any]]
 _MODES = ("train", "val", "test")
-
-
-class _Position(NamedTuple):
-    """Where a run is after an iteration.
-
-    Attributes:
-        unit: ``Epoch`` or ``Iter``.
-        done: Iterations done, of the run or of the data set.
-        total: Iterations there are.
-        epoch: 1-based number of the epoch, 0 outside of training; None if lines do not tell.
-        max_epochs: Epochs there are; None outside of training.
-    """
-
-    unit: str
-    done: int
-    total: int
-    epoch: int | None = None
-    max_epochs: int | None = None
-
-    def header(self, mode: str) -> str:
-        """Return a line's head without its final spaces; right-aligned, as lines stand in columns."""
-        done = str(self.done).rjust(len(str(self.total)))
-        epoch = " " if self.epoch is None else f"[{self.epoch}]"
-        if self.max_epochs is not None:
-            epoch = epoch.rjust(len(str(self.max_epochs)) + len("[] "))
-        return f"{self.unit}({mode}){epoch}[{done}/{self.total}]"
 
 
 @LOG_PROCESSORS.register_module()
@@ -129,8 +103,9 @@ class LogProcessor:
     ) -> Callable[[], tuple[dict[str, Any], str]]:
         """Return what puts record and line of an iteration together, at any later time.
 
-        It holds the numbers as they are now. See :meth:`get_log_after_iter`, of which it is the
-        first half; where a subclass overrides that, all is done here.
+        It holds the numbers as they are now, and is to be called before the epoch or the data set
+        has ended. See :meth:`get_log_after_iter`, of which it is the first half; where a subclass
+        overrides that, all is done here.
         """
         if not has_methods(self, _OWN_METHODS):
             done = self.get_log_after_iter(runner, batch_idx, mode)
@@ -144,17 +119,20 @@ class LogProcessor:
         self._keep_enough(runner, mode)
         custom_cfg = self._parse_windows_size(runner, batch_idx, self.custom_cfg)
         tag = self._collect_scalars(custom_cfg, runner, mode, self.log_with_hierarchy)
-        position = self._position_after_iter(runner, batch_idx, mode)
         done = runner.iter + 1 if _is_training_built(runner) else 0
         eta = runner.message_hub.get_info("eta")
         memory = self._get_max_memory(runner) if self._counts_memory() else None
-        return functools.partial(self._finish, mode, tag, position, done, eta, memory)
+        number = batch_idx + 1
+        if mode == "train" and not self.by_epoch:
+            number = self._get_iter(runner, batch_idx)
+        return functools.partial(self._finish, runner, mode, number, tag, done, eta, memory)
 
     def _finish(
         self,
+        runner: Runner,
         mode: str,
+        number: int,
         tag: dict[str, Any],
-        position: _Position,
         done: int,
         eta: float | None,
         memory: int | None,
@@ -163,9 +141,7 @@ class LogProcessor:
         shown = dict(tag)
         if self.log_with_hierarchy:
             shown = {self._remove_prefix(name, f"{mode}/"): value for name, value in tag.items()}
-        parts = [position.header(mode)]
-        if position.epoch is not None:
-            tag["epoch"] = position.epoch
+        parts = [self._header_after_iter(runner, number, mode, tag)]
         parts.append(" ".join(self._pop_learning_rates(shown)))
         tag["iter"] = done
         if "time" in shown and "data_time" in shown and eta is not None:
@@ -231,16 +207,28 @@ class LogProcessor:
         items += [f"{name}: {self._text(value)}" for name, value in times.items()]
         return tag, header + "  " + "  ".join(items)
 
-    def _position_after_iter(self, runner: Runner, batch_idx: int, mode: str) -> _Position:
-        if not self.by_epoch and mode == "train":
-            return _Position("Iter", self._get_iter(runner, batch_idx), runner.max_iters)
-        total = self._get_dataloader_size(runner, mode)
+    def _header_after_iter(
+        self, runner: Runner, number: int, mode: str, tag: dict[str, Any]
+    ) -> str:
+        """Return the line's head without its final spaces; the epoch joins ``tag``.
+
+        All that it asks the runner stays as it is until the epoch, or the data set, has ended.
+        """
+        name = "Epoch" if self.by_epoch else "Iter"
+        by_iter = mode == "train" and not self.by_epoch
+        total = runner.max_iters if by_iter else self._get_dataloader_size(runner, mode)
+        # Right-aligned, so that lines stand below each other.
+        done = str(number).rjust(len(str(total)))
         if not self.by_epoch or mode == "test":
-            return _Position("Epoch" if self.by_epoch else "Iter", batch_idx + 1, total)
+            return f"{name}({mode}) [{done}/{total}]"
         if _is_training_built(runner):
-            epoch = self._get_epoch(runner, mode)
-            return _Position("Epoch", batch_idx + 1, total, epoch, runner.max_epochs)
-        return _Position("Epoch", batch_idx + 1, total, 0)
+            tag["epoch"] = self._get_epoch(runner, mode)
+            width = len(str(runner.max_epochs)) + len("[] ")
+            epoch = f"[{tag['epoch']}]".rjust(width)
+        else:
+            tag["epoch"] = 0
+            epoch = "[0]"
+        return f"{name}({mode}){epoch}[{done}/{total}]"
 
     def _pop_learning_rates(self, shown: dict[str, Any]) -> list[str]:
         names = [name for name in shown if name[-2:] == "lr"]

@@ -28,11 +28,11 @@ from torch.nn.modules import module as torch_module
 from mmx.evaluator import Evaluator
 from mmx.evaluator.evaluator import PLAIN_KINDS
 from mmx.hooks import Hook
-from mmx.model import BaseModel
+from mmx.model import BaseDataPreprocessor, BaseModel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
 from mmx.runner.state import RunStopped
-from mmx.utils.misc import has_methods
+from mmx.utils.misc import class_has_methods, has_methods
 
 if TYPE_CHECKING:
     from mmx.runner.eval_loops import _EvalLoop
@@ -40,9 +40,29 @@ if TYPE_CHECKING:
 
 # What an iteration records waits in lists; after so many the hub takes it over.
 _LONGEST = 1024
-_PROCESS = {"process": Evaluator.process}
-# What happens in a call of a module, if nobody has changed it.
-_CALL = {name: vars(nn.Module)[name] for name in ("__call__", "_wrapped_call_impl", "_call_impl")}
+
+
+def _methods(cls: type, *names: str) -> dict[str, Any]:
+    """Return methods as they are defined, whatever is put in their place later."""
+    return {name: vars(cls)[name] for name in names}
+
+
+# What is done here instead of calling it.
+_CALL = _methods(nn.Module, "__call__", "_wrapped_call_impl", "_call_impl")
+_TRAIN_STEP = _methods(BaseModel, "train_step", "parse_losses", "_run_forward")
+_PREDICT = {
+    mode: _methods(BaseModel, f"{mode}_step", "_predict", "_run_forward")
+    for mode in ("val", "test")
+}
+_UPDATE = _methods(
+    OptimWrapper,
+    *("optim_context", "update_params", "scale_loss", "backward", "should_update", "step"),
+    "zero_grad",
+)
+_PROCESS = _methods(Evaluator, "process")
+# Of a model's methods, those that may have been replaced on the instance.
+_OF_MODEL = _TRAIN_STEP.keys() | _PREDICT["val"].keys() | _PREDICT["test"].keys()
+# Others may have put something in the place of torch's own before this module was imported.
 _IS_TORCHS_CALL = all(c.__code__.co_filename == torch_module.__file__ for c in _CALL.values())
 
 
@@ -64,6 +84,9 @@ class _Quiet:
         # What :meth:`iterations` has found: the calls of each iteration, and of the last one.
         self._calls: Any = None
         self._last_calls: Any = None
+        # The classes that were looked at last, and whether all their methods are the usual ones.
+        self._kinds: tuple[type, ...] = ()
+        self._are_plain = False
         # Iterations whose records nobody may have asked for.
         self._waiting = 0
 
@@ -105,6 +128,22 @@ class _Quiet:
         for call in calls:
             call(runner, **kwargs)
         runner._state.stage = None
+
+    def _are_of_plain_kinds(self, *parts: Any) -> bool:
+        """Tell whether classes have the methods that are done here; asked once for each class.
+
+        Args:
+            *parts: An object, the methods that its class should have, the next object and so on.
+        """
+        kinds = tuple(map(type, parts[::2]))
+        if kinds != self._kinds:
+            self._kinds = kinds
+            self._are_plain = all(
+                class_has_methods(kind, methods)
+                for kind, tables in zip(kinds, parts[1::2], strict=True)
+                for methods in tables
+            )
+        return self._are_plain
 
     def _count(self, done: int) -> None:
         """Let the hub take over what waits, should nobody have asked for it."""
@@ -244,7 +283,7 @@ class QuietTraining(_Quiet):
                 state.iter = iteration
                 if state.stop_signal if alone else stop.poll():
                     raise RunStopped(stop.signal)
-                if is_watched and self._situation() != situation:
+                if is_watched and idx != last and self._situation() != situation:
                     break
         finally:
             if idx >= first and not is_watched:
@@ -258,10 +297,11 @@ class QuietTraining(_Quiet):
         runner, loop = self._runner, self._loop
         model, wrapper = runner.model, runner.optim_wrapper
         is_plain = (
-            isinstance(model, BaseModel)
-            and isinstance(wrapper, OptimWrapper)
-            and model._is_plain("train_step", "parse_losses")
-            and wrapper._is_plain()
+            self._are_of_plain_kinds(model, (_TRAIN_STEP, _CALL), wrapper, (_UPDATE,))
+            and _handles_batches_plainly(model)
+            and wrapper._accumulative_counts == 1
+            and not wrapper.clip_grad_kwargs
+            and vars(wrapper).keys().isdisjoint(_UPDATE)
         )
         return (
             *(model, wrapper, wrapper.optimizer, runner.message_hub),
@@ -407,7 +447,7 @@ class QuietEvaluation(_Quiet):
                 )
             if alone and state.stop_signal:
                 raise RunStopped(state.stop_signal)
-            if is_watched and self._situation() != situation:
+            if is_watched and idx != last and self._situation() != situation:
                 break
         if idx >= first and not is_watched:
             clock.t, clock.eval_seconds, clock.done = before, spent, idx + 1
@@ -420,8 +460,8 @@ class QuietEvaluation(_Quiet):
         model, evaluator = runner.model, loop.evaluator
         is_plain = (
             not loop.with_loss
-            and isinstance(model, BaseModel)
-            and model._is_plain(f"{self._mode}_step")
+            and self._are_of_plain_kinds(model, (_PREDICT[self._mode], _CALL))
+            and _handles_batches_plainly(model)
         )
         takes_all = type(evaluator) is Evaluator and has_methods(evaluator, _PROCESS)
         return (
@@ -438,11 +478,20 @@ class QuietEvaluation(_Quiet):
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
 
 
+def _handles_batches_plainly(model: BaseModel) -> bool:
+    """Tell whether a model's own methods are those of its class, and its batches stay as they are."""
+    preprocess = model._modules.get("data_preprocessor")
+    return (
+        preprocess.__class__ is BaseDataPreprocessor
+        and preprocess.leaves_as_is({})
+        and vars(model).keys().isdisjoint(_OF_MODEL)
+    )
+
+
 def _shortest_call(model: BaseModel) -> Any:
     """Return the model's ``forward`` if a call of the model does no more, else the model."""
     does_more = (
         not _IS_TORCHS_CALL
-        or any(getattr(type(model), name) is not method for name, method in _CALL.items())
         or model._compiled_call_impl is not None
         or model._forward_hooks
         or model._forward_pre_hooks

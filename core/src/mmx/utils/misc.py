@@ -329,11 +329,12 @@ def has_methods(obj: object, methods: Mapping[str, Any]) -> bool:
         obj: An object with a ``__dict__``.
         methods: Name -> function, as the class that defines it has it.
     """
-    cls, own = type(obj), vars(obj)
-    return all(
-        getattr(cls, name, None) is function and name not in own
-        for name, function in methods.items()
-    )
+    return vars(obj).keys().isdisjoint(methods) and class_has_methods(type(obj), methods)
+
+
+def class_has_methods(cls: type, methods: Mapping[str, Any]) -> bool:
+    """Tell whether a class's methods are these very functions; see :func:`has_methods`."""
+    return all(getattr(cls, name, None) is function for name, function in methods.items())
 
 
 def has_method(obj: object, method: str) -> bool:

@@ -13,7 +13,6 @@ from mmx.model.base_model.data_preprocessor import BaseDataPreprocessor, _vendor
 from mmx.model.base_module import BaseModule, InitCfg
 from mmx.registry import MODELS
 from mmx.utils.errors import InvalidTypeError
-from mmx.utils.misc import has_methods
 
 
 class BaseModel(BaseModule):
@@ -84,20 +83,6 @@ class BaseModel(BaseModule):
         if self._forwards_as_is(preprocess, data):
             return self(**data, mode="predict")
         return self._run_forward(preprocess(data, False), mode="predict")
-
-    def _is_plain(self, *methods: str) -> bool:
-        """Tell whether these methods are this class's own, and batches need no preprocessing.
-
-        Args:
-            *methods: Of ``train_step``, ``parse_losses``, ``val_step`` and ``test_step``.
-        """
-        preprocess = self._modules.get("data_preprocessor")
-        own = {name: _OWN_METHODS[name] for name in ("_run_forward", "_predict", *methods)}
-        return (
-            has_methods(self, own)
-            and preprocess.__class__ is BaseDataPreprocessor
-            and preprocess.leaves_as_is({})
-        )
 
     def _forwards_as_is(self, preprocess: Any, data: Any) -> bool:
         """Tell whether nothing happens to a batch but that :meth:`forward` gets its entries.
@@ -216,13 +201,6 @@ class BaseModel(BaseModule):
         raise InvalidTypeError(
             f"Output of `data_preprocessor` should be list, tuple or dict, but got {type(data)}"
         )
-
-
-# As they were defined, whatever is put in their place later.
-_OWN_METHODS = {
-    name: vars(BaseModel)[name]
-    for name in ("train_step", "parse_losses", "val_step", "test_step", "_predict", "_run_forward")
-}
 
 
 def _mean(value: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from mmx.optim.optimizer.base import STATE_VERSION, BaseOptimWrapper
 from mmx.registry import OPTIM_WRAPPERS
 from mmx.utils.dl_utils import has_batch_norm
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
-from mmx.utils.misc import has_methods
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -137,19 +136,6 @@ class OptimWrapper(BaseOptimWrapper):
         if self.should_update():
             self.step(**(step_kwargs or {}))
             self.zero_grad(**(zero_kwargs or {}))
-
-    def _is_plain(self) -> bool:
-        """Tell whether :meth:`update_params` is no more than its three steps.
-
-        These are ``loss.backward()``, ``optimizer.step()`` and ``optimizer.zero_grad()``, after the
-        first of which 1 is added to ``_inner_count``.
-        """
-        return (
-            self._accumulative_counts == 1
-            and not self.clip_grad_kwargs
-            and type(self) is OptimWrapper
-            and has_methods(self, _OWN_METHODS)
-        )
 
     def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         """Compute gradients. A subclass that overrides this adds 1 to ``_inner_count``.
@@ -355,13 +341,3 @@ class OptimWrapper(BaseOptimWrapper):
             f"_accumulative_counts: {self._accumulative_counts}\n"
             f"optimizer: \n{self.optimizer!r}\n"
         )
-
-
-# As they were defined, whatever is put in their place later.
-_OWN_METHODS = {
-    name: vars(OptimWrapper)[name]
-    for name in (
-        *("update_params", "optim_context", "scale_loss", "backward", "should_update"),
-        *("step", "zero_grad"),
-    )
-}
