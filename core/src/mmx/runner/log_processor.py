@@ -117,7 +117,9 @@ class LogProcessor:
     ) -> Callable[[], tuple[dict[str, Any], str]]:
         _check_mode(mode, _MODES)
         self._keep_enough(runner, mode)
-        custom_cfg = self._parse_windows_size(runner, batch_idx, self.custom_cfg)
+        custom_cfg = self.custom_cfg
+        if custom_cfg:
+            custom_cfg = self._parse_windows_size(runner, batch_idx, custom_cfg)
         tag = self._collect_scalars(custom_cfg, runner, mode, self.log_with_hierarchy)
         done = runner.iter + 1 if _is_training_built(runner) else 0
         eta = runner.message_hub.get_info("eta")
@@ -371,6 +373,8 @@ class LogProcessor:
 
         Windows over the whole run need none: hubs keep totals.
         """
+        if not self.custom_cfg and self.window_size <= runner.message_hub.max_length:
+            return
         windows = [self.window_size]
         for cfg in self.custom_cfg:
             window = cfg.get("window_size")

@@ -32,7 +32,7 @@ from mmx.model import BaseDataPreprocessor, BaseModel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
 from mmx.runner.state import RunStopped
-from mmx.utils.misc import class_has_methods, has_methods
+from mmx.utils.misc import class_has_methods
 
 if TYPE_CHECKING:
     from mmx.runner.eval_loops import _EvalLoop
@@ -72,10 +72,15 @@ class _Quiet:
     Args:
         loop: The loop whose iterations these are.
         mode: ``train``, ``val`` or ``test``.
+        tables: What is done here instead of calling it: the methods of the model, and of the part
+            that goes on with what it returns.
     """
 
-    def __init__(self, loop: Any, mode: str) -> None:
+    def __init__(
+        self, loop: Any, mode: str, tables: tuple[tuple[dict[str, Any], ...], ...]
+    ) -> None:
         self._loop = loop
+        self._tables = tables
         self._runner: Any = loop.runner
         self._mode = mode
         self._before, self._after = f"before_{mode}_iter", f"after_{mode}_iter"
@@ -86,7 +91,7 @@ class _Quiet:
         self._last_calls: Any = None
         # The classes that were looked at last, and whether all their methods are the usual ones.
         self._kinds: tuple[type, ...] = ()
-        self._are_plain = False
+        self._are_plain: tuple[bool, ...] = ()
         # Iterations whose records nobody may have asked for.
         self._waiting = 0
 
@@ -129,21 +134,13 @@ class _Quiet:
             call(runner, **kwargs)
         runner._state.stage = None
 
-    def _are_of_plain_kinds(self, *parts: Any) -> bool:
-        """Tell whether classes have the methods that are done here; asked once for each class.
-
-        Args:
-            *parts: An object, the methods that its class should have, the next object and so on.
-        """
-        kinds = tuple(map(type, parts[::2]))
-        if kinds != self._kinds:
-            self._kinds = kinds
-            self._are_plain = all(
-                class_has_methods(kind, methods)
-                for kind, tables in zip(kinds, parts[1::2], strict=True)
-                for methods in tables
-            )
-        return self._are_plain
+    def _look_at(self, kinds: tuple[type, ...]) -> None:
+        """Find out which classes have the methods that are done here."""
+        self._kinds = kinds
+        self._are_plain = tuple(
+            all(class_has_methods(kind, methods) for methods in tables)
+            for kind, tables in zip(kinds, self._tables, strict=True)
+        )
 
     def _count(self, done: int) -> None:
         """Let the hub take over what waits, should nobody have asked for it."""
@@ -161,7 +158,7 @@ class QuietTraining(_Quiet):
     """
 
     def __init__(self, loop: _TrainLoop) -> None:
-        super().__init__(loop, "train")
+        super().__init__(loop, "train", ((_TRAIN_STEP, _CALL), (_UPDATE,)))
         self._names: tuple[str, ...] = ("loss",)
         # The iteration that is under way, and the one that the hub knows of.
         self._iter = self._told = 0
@@ -296,15 +293,18 @@ class QuietTraining(_Quiet):
         """Return all that a hook may have changed, as :meth:`run` wants it."""
         runner, loop = self._runner, self._loop
         model, wrapper = runner.model, runner.optim_wrapper
+        kinds = type(model), type(wrapper)
+        if kinds != self._kinds:
+            self._look_at(kinds)
         is_plain = (
-            self._are_of_plain_kinds(model, (_TRAIN_STEP, _CALL), wrapper, (_UPDATE,))
+            self._are_plain == (True, True)
             and _handles_batches_plainly(model)
             and wrapper._accumulative_counts == 1
             and not wrapper.clip_grad_kwargs
             and vars(wrapper).keys().isdisjoint(_UPDATE)
         )
         return (
-            *(model, wrapper, wrapper.optimizer, runner.message_hub),
+            *(model, wrapper, getattr(wrapper, "optimizer", None), runner.message_hub),
             self._calls.is_current,
             loop.stop_training or not model.training,
             is_plain,
@@ -357,7 +357,7 @@ class QuietEvaluation(_Quiet):
     """
 
     def __init__(self, loop: _EvalLoop) -> None:
-        super().__init__(loop, loop.mode)
+        super().__init__(loop, loop.mode, ((_PREDICT[loop.mode], _CALL), (_PROCESS,)))
 
     def iterations(self, batch_idx: int, limit: int) -> int:
         """As in the base class; the first iteration of each data set is left to the hooks."""
@@ -458,12 +458,11 @@ class QuietEvaluation(_Quiet):
         """Return all that a hook may have changed, as :meth:`run` wants it."""
         runner, loop = self._runner, self._loop
         model, evaluator = runner.model, loop.evaluator
-        is_plain = (
-            not loop.with_loss
-            and self._are_of_plain_kinds(model, (_PREDICT[self._mode], _CALL))
-            and _handles_batches_plainly(model)
-        )
-        takes_all = type(evaluator) is Evaluator and has_methods(evaluator, _PROCESS)
+        kinds = type(model), type(evaluator)
+        if kinds != self._kinds:
+            self._look_at(kinds)
+        is_plain = self._are_plain[0] and not loop.with_loss and _handles_batches_plainly(model)
+        takes_all = self._are_plain[1] and "process" not in vars(evaluator)
         return (
             *(model, runner.message_hub, self._calls.is_current),
             torch.is_grad_enabled(),
