@@ -266,7 +266,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         self._log_file: str | None = None
         # Lines of `info_soon`: when each was logged, and what puts it into words.
         self._waiting: list[tuple[float, Callable[[], str], Callable[[], None] | None]] = []
-        self._waits_for: tuple[int, int] | None = None
+        self._waits_for: int | None = None
         self._written_at = 0.0
 
         stream_handler = TerminalHandler()
@@ -313,11 +313,14 @@ class MMLogger(logging.Logger, ManagerMixin):
             text: Returns the line; called once, in this thread.
             then: Called in this thread after the line has been written.
         """
-        owner = os.getpid(), threading.get_ident()
-        if self._waits_for != owner:
-            self.write_waiting()
-            # What a process inherited when it was forked is written by its parent.
-            self._waiting, self._waits_for = [], owner
+        owner = threading.get_ident()
+        if not self._waiting:
+            self._waits_for = owner
+        elif self._waits_for != owner:
+            self.info(text())
+            if then is not None:
+                then()
+            return
         self._waiting.append((time.time(), text, then))
         if time.monotonic() - self._written_at >= _TOGETHER_S:
             self.write_waiting()
@@ -327,7 +330,7 @@ class MMLogger(logging.Logger, ManagerMixin):
 
         What one of their calls raises is raised after all have been made.
         """
-        if not self._waiting or self._waits_for != (os.getpid(), threading.get_ident()):
+        if not self._waiting or self._waits_for != threading.get_ident():
             return
         # Before anything is called that may itself log.
         waiting, self._waiting = self._waiting, []
@@ -447,6 +450,16 @@ class MMLogger(logging.Logger, ManagerMixin):
     def __reduce__(self) -> Any:
         """Pickle as the instance of this name; logging's own way looks where it is not."""
         return MMLogger.get_instance, (self.instance_name,)
+
+
+def _forget_waiting() -> None:
+    """Leave lines that waited when this process was forked to its parent."""
+    for logger in MMLogger._instance_dict.values():
+        logger._waiting = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_waiting)
 
 
 def _formatter_of(handler: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -166,12 +165,10 @@ class _EvalLoop(BaseLoop):
             with torch.no_grad():
                 batches = iter(self.dataloader)
                 while True:
-                    number = 0 if quiet is None else quiet.iterations(idx, sys.maxsize)
-                    if quiet is not None and number:
-                        done = quiet.run(batches, idx, number, alone)
-                        idx += done
-                        if done:
-                            continue
+                    done = 0 if quiet is None else quiet.run(batches, idx, alone)
+                    idx += done
+                    if done:
+                        continue
                     data_batch = next(batches, _END)
                     if data_batch is _END:
                         break

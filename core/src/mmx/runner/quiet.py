@@ -11,7 +11,7 @@ ever, unless they say for how many iterations they have nothing to do
 themselves, so that both ways leave the same behind.
 
 A hook that replaces a part of the run (the model, a method, another hook) finds it replaced at
-once. What a model or a data set replaces while it runs counts as soon as a hook wakes up.
+once. What a model or a data set replaces while it runs counts after 1,024 iterations at the latest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn.modules import module as torch_module
 
 from mmx.evaluator import Evaluator
 from mmx.evaluator.evaluator import PLAIN_KINDS
-from mmx.hooks import Hook
+from mmx.hooks import Hook, LoggerHook
 from mmx.model import BaseDataPreprocessor, BaseModel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
@@ -89,24 +89,24 @@ class _Quiet:
         # What :meth:`iterations` has found: the calls of each iteration, and of the last one.
         self._calls: Any = None
         self._last_calls: Any = None
+        # What is due is a log line, after which nothing has changed.
+        self._is_only_logged = False
         # The classes that were looked at last, and whether all their methods are the usual ones.
         self._kinds: tuple[type, ...] = ()
         self._are_plain: tuple[bool, ...] = ()
         # Iterations whose records nobody may have asked for.
         self._waiting = 0
 
-    def iterations(self, batch_idx: int, limit: int) -> int:
+    def _iterations(self, batch_idx: int, limit: int) -> int:
         """Return how many iterations can be done here, up to one in which a sleeping hook is due.
 
         Args:
             batch_idx: Index of the batch that comes next.
             limit: The most that are wanted.
         """
-        if self._dispatch is None or self._runner._state.stage is not None:
+        if limit <= 0 or self._dispatch is None or self._runner._state.stage is not None:
             return 0
-        number = min(limit, _LONGEST)
-        if number <= 0:
-            return 0
+        number = limit
         awake: list[Hook] = []
         due: list[Hook] = []
         for hook in self._dispatch.sleepers(self._mode):
@@ -120,6 +120,7 @@ class _Quiet:
                 due.append(hook)
         self._calls = self._dispatch.quiet_calls(self._mode, tuple(awake))
         self._last_calls = self._dispatch.quiet_calls(self._mode, (*awake, *due))
+        self._is_only_logged = len(due) == 1 and type(due[0]) is LoggerHook
         return number if self._calls is not None and self._are_ready(self._calls) else 0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
@@ -170,27 +171,31 @@ class QuietTraining(_Quiet):
             and calls.timer.short_ways(self._runner, "train") is not None
         )
 
-    def run(self, batches: Iterator[Any], first: int, number: int) -> int:
-        """Train on the next batches.
+    def run(self, batches: Iterator[Any], first: int, limit: int) -> int:
+        """Train on the next batches, for as long as all is quiet.
 
         Args:
             batches: Where they come from.
             first: ``batch_idx`` of the first of them.
-            number: How many, as :meth:`iterations` has just said.
+            limit: On how many at most.
 
         Returns:
-            On how many it has trained: fewer if there are no more, or if a hook changed something.
+            On how many it has trained; 0 if the next iteration is none of these.
 
         Raises:
             RunStopped: A signal asked for it.
         """
+        limit = min(limit, _LONGEST)
+        number = self._iterations(first, limit)
+        if not number:
+            return 0
         runner, loop, calls = self._runner, self._loop, self._calls
         state, stop = loop._state, loop._stop
         alone = stop.alone
         first_before, then_before, first_after, then_after = calls.busy
         is_watched = any(calls.busy)
         situation = self._situation()
-        model, wrapper, optimizer, hub, _, _, is_plain, forward = situation
+        model, wrapper, optimizer, hub, _, _, forward = situation
         step = model.train_step
         rates, log_rate = calls.info.short_ways(runner)
         log_data_time, log_time = calls.timer.short_ways(runner, "train")
@@ -205,7 +210,7 @@ class QuietTraining(_Quiet):
         idx = first - 1
         hub.defer_facts(self._tell)
         try:
-            for idx, batch in enumerate(islice(batches, number), first):
+            for idx, batch in enumerate(islice(batches, limit), first):
                 if idx == last:
                     first_before, then_before, first_after, then_after = self._last_calls.busy
                     is_watched = any(self._last_calls.busy)
@@ -230,7 +235,7 @@ class QuietTraining(_Quiet):
 
                 loss: Any = None
                 outputs: Any = None
-                if is_plain and batch.__class__ is dict:
+                if forward is not None and batch.__class__ is dict:
                     for value in batch.values():
                         if value.__class__ is not Tensor or not value.is_cpu:
                             outputs = step(batch, optim_wrapper=wrapper)
@@ -280,8 +285,19 @@ class QuietTraining(_Quiet):
                 state.iter = iteration
                 if state.stop_signal if alone else stop.poll():
                     raise RunStopped(stop.signal)
-                if is_watched and idx != last and self._situation() != situation:
+                if (
+                    is_watched
+                    and (idx != last or not self._is_only_logged or any(calls.busy))
+                    and self._situation() != situation
+                ):
                     break
+                if idx == last:
+                    number = self._iterations(idx + 1, first + limit - idx - 1)
+                    if not number or self._calls is not calls:
+                        break
+                    last += number
+                    first_before, then_before, first_after, then_after = calls.busy
+                    is_watched = any(calls.busy)
         finally:
             if idx >= first and not is_watched:
                 clock.t, clock.train_seconds, clock.done = before, spent, iteration
@@ -298,7 +314,6 @@ class QuietTraining(_Quiet):
             self._look_at(kinds)
         is_plain = (
             self._are_plain == (True, True)
-            and _handles_batches_plainly(model)
             and wrapper._accumulative_counts == 1
             and not wrapper.clip_grad_kwargs
             and vars(wrapper).keys().isdisjoint(_UPDATE)
@@ -307,8 +322,7 @@ class QuietTraining(_Quiet):
             *(model, wrapper, getattr(wrapper, "optimizer", None), runner.message_hub),
             self._calls.is_current,
             loop.stop_training or not model.training,
-            is_plain,
-            _shortest_call(model) if is_plain else None,
+            _plain_call(model) if is_plain else None,
         )
 
     def _end_as_ever(self, idx: int, batch: Any, before: Sequence[HookCall]) -> None:
@@ -359,29 +373,33 @@ class QuietEvaluation(_Quiet):
     def __init__(self, loop: _EvalLoop) -> None:
         super().__init__(loop, loop.mode, ((_PREDICT[loop.mode], _CALL), (_PROCESS,)))
 
-    def iterations(self, batch_idx: int, limit: int) -> int:
-        """As in the base class; the first iteration of each data set is left to the hooks."""
-        return super().iterations(batch_idx, limit) if batch_idx else 0
+    def _iterations(self, batch_idx: int, limit: int) -> int:
+        # The first iteration of each data set is left to the hooks.
+        return super()._iterations(batch_idx, limit) if batch_idx else 0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
         return calls.timer.short_ways(self._runner, self._mode) is not None
 
-    def run(self, batches: Iterator[Any], first: int, number: int, alone: bool) -> int:
-        """Evaluate the model on the next batches; gradients are disabled already.
+    def run(self, batches: Iterator[Any], first: int, alone: bool) -> int:
+        """Evaluate the model on the next batches, for as long as all is quiet.
+
+        Gradients are disabled already.
 
         Args:
             batches: Where they come from.
             first: ``batch_idx`` of the first of them.
-            number: How many, as :meth:`iterations` has just said.
             alone: There is no other rank, so that a signal ends the run at once.
 
         Returns:
-            On how many it has been evaluated: fewer if there are no more, or if a hook changed
-            something.
+            On how many it has been evaluated; 0 if the next iteration is none of these.
 
         Raises:
             RunStopped: A signal asked for it.
         """
+        limit = _LONGEST
+        number = self._iterations(first, limit)
+        if not number:
+            return 0
         runner, loop, calls = self._runner, self._loop, self._calls
         state = runner._state
         first_before, then_before, first_after, then_after = calls.busy
@@ -389,21 +407,21 @@ class QuietEvaluation(_Quiet):
         is_watched = any(calls.busy)
         situation = self._situation()
         _, _, _, _, evaluator, metrics, forward = situation
-        log_data_time, log_time = calls.timer.short_ways(runner, self._mode)
-        clock = calls.timer.clock
-        clock.mode = self._mode
-        before, spent = clock.t, clock.eval_seconds
+        calls.timer.clock.mode = self._mode
         now = time.time
+        # When each batch was there, and when its iteration had ended.
+        stamps: list[float] = []
+        stamp = stamps.append
         last = first + number - 1
         idx = first - 1
-        for idx, batch in enumerate(islice(batches, number), first):
+        for idx, batch in enumerate(islice(batches, limit), first):
             if idx == last:
                 first_before, then_before, first_after, then_after = self._last_calls.busy
                 is_watched_before = bool(first_before or then_before)
                 is_watched = any(self._last_calls.busy)
             if first_before:
                 self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
-            log_data_time(now() - before)
+            stamp(now())
             if then_before:
                 self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
             if is_watched_before and self._situation() != situation:
@@ -434,25 +452,47 @@ class QuietEvaluation(_Quiet):
                 self._call(
                     self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
                 )
-            after = now()
-            seconds = after - before
-            log_time(seconds)
-            before = after
-            spent += seconds
+            stamp(now())
             if is_watched:
-                clock.t, clock.eval_seconds, clock.done = after, spent, idx + 1
+                self._log_times(stamps, idx + 1)
             if then_after:
                 self._call(
                     self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
                 )
             if alone and state.stop_signal:
                 raise RunStopped(state.stop_signal)
-            if is_watched and idx != last and self._situation() != situation:
+            if (
+                is_watched
+                and (idx != last or not self._is_only_logged or any(calls.busy))
+                and self._situation() != situation
+            ):
                 break
-        if idx >= first and not is_watched:
-            clock.t, clock.eval_seconds, clock.done = before, spent, idx + 1
+            if idx == last:
+                number = self._iterations(idx + 1, first + limit - idx - 1)
+                if not number or self._calls is not calls:
+                    break
+                last += number
+                first_before, then_before, first_after, then_after = calls.busy
+                is_watched_before = bool(first_before or then_before)
+                is_watched = any(calls.busy)
+        self._log_times(stamps, idx + 1)
         self._count(idx + 1 - first)
         return idx + 1 - first
+
+    def _log_times(self, stamps: list[float], done: int) -> None:
+        """Log what the stamps say, and forget them."""
+        timer = self._calls.timer
+        clock = timer.clock
+        log_data_time, log_time = timer.short_ways(self._runner, self._mode)
+        before, spent = clock.t, clock.eval_seconds
+        for at, after in zip(stamps[::2], stamps[1::2], strict=False):
+            log_data_time(at - before)
+            log_time(after - before)
+            spent += after - before
+            before = after
+        if len(stamps) > 1:
+            clock.t, clock.eval_seconds, clock.done = before, spent, done
+        del stamps[:]
 
     def _situation(self) -> tuple[Any, ...]:
         """Return all that a hook may have changed, as :meth:`run` wants it."""
@@ -461,13 +501,13 @@ class QuietEvaluation(_Quiet):
         kinds = type(model), type(evaluator)
         if kinds != self._kinds:
             self._look_at(kinds)
-        is_plain = self._are_plain[0] and not loop.with_loss and _handles_batches_plainly(model)
+        is_plain = self._are_plain[0] and not loop.with_loss
         takes_all = self._are_plain[1] and "process" not in vars(evaluator)
         return (
             *(model, runner.message_hub, self._calls.is_current),
             torch.is_grad_enabled(),
             *(evaluator, evaluator.metrics if takes_all else None),
-            _shortest_call(model) if is_plain else None,
+            _plain_call(model) if is_plain else None,
         )
 
     def _end_as_ever(self, idx: int, batch: Any) -> None:
@@ -477,26 +517,25 @@ class QuietEvaluation(_Quiet):
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
 
 
-def _handles_batches_plainly(model: BaseModel) -> bool:
-    """Tell whether a model's own methods are those of its class, and its batches stay as they are."""
-    preprocess = model._modules.get("data_preprocessor")
-    return (
-        preprocess.__class__ is BaseDataPreprocessor
-        and preprocess.leaves_as_is({})
-        and vars(model).keys().isdisjoint(_OF_MODEL)
-    )
+def _plain_call(model: BaseModel) -> Any:
+    """Return what calls a model with its batches as they are; None if they do not stay so.
 
-
-def _shortest_call(model: BaseModel) -> Any:
-    """Return the model's ``forward`` if a call of the model does no more, else the model."""
+    That is the model's ``forward`` if a call of the model does no more, else the model.
+    """
+    preprocess: Any = model._modules.get("data_preprocessor")
+    if (
+        preprocess.__class__ is not BaseDataPreprocessor
+        or not preprocess.leaves_as_is({})  # which looks for global hooks of modules, too
+        or not vars(model).keys().isdisjoint(_OF_MODEL)
+    ):
+        return None
     does_more = (
-        not _IS_TORCHS_CALL
-        or model._compiled_call_impl is not None
+        model._compiled_call_impl is not None
         or model._forward_hooks
         or model._forward_pre_hooks
         or model._backward_hooks
         or model._backward_pre_hooks
-        or torch_module._has_any_global_hook()
+        or not _IS_TORCHS_CALL
         or torch._C._get_tracing_state()
     )
     return model if does_more else model.forward

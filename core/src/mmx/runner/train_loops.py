@@ -299,16 +299,13 @@ class EpochBasedTrainLoop(_TrainLoop):
         batches = iter(self._open(self._epoch))
         idx = skip
         while True:
-            number = 0
             if quiet is not None:
                 # Neither the last iteration nor one that a validation follows.
-                left = length - 1 - idx
-                number = min(left, -(state.iter + 1) % every) if every else left
-                number = quiet.iterations(idx, number) if number > 0 else 0
-            if quiet is not None and number:
+                limit = length - 1 - idx
                 if every:
+                    limit = min(limit, -(state.iter + 1) % every)
                     state.validation_due = False
-                done = quiet.run(batches, idx, number)
+                done = quiet.run(batches, idx, limit)
                 idx += done
                 if done:
                     continue
@@ -494,12 +491,9 @@ class IterBasedTrainLoop(_TrainLoop):
         while state.iter < self._max_iters and not self.stop_training:
             if not runner.model.training:
                 runner.model.train()
-            number = 0
             if quiet is not None:
-                number = quiet.iterations(state.iter, self._iters_before_validation())
-            if quiet is not None and number:
                 state.validation_due = False
-                if quiet.run(iterator, state.iter, number):
+                if quiet.run(iterator, state.iter, self._iters_before_validation()):
                     continue
             state.validation_due = is_due(state.iter + 1)
             run_iter(next(iterator))
