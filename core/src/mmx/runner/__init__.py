@@ -50,6 +50,7 @@ else:
             ],
             "eval_loops": ["TestLoop", "ValLoop"],
             "log_processor": ["LogProcessor"],
+            "loops": [],  # shows all loops in one place, as MMEngine does
             "priority": ["Priority", "get_priority"],
             "runner": ["Runner"],
             "state": ["TrainState"],

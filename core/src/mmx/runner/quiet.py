@@ -28,7 +28,7 @@ from torch.nn.modules import module as torch_module
 from mmx.evaluator import Evaluator
 from mmx.evaluator.evaluator import PLAIN_KINDS
 from mmx.hooks import Hook, LoggerHook
-from mmx.model import BaseDataPreprocessor, BaseModel
+from mmx.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
 from mmx.runner.state import RunStopped
@@ -60,6 +60,10 @@ _UPDATE = _methods(
     "zero_grad",
 )
 _PROCESS = _methods(Evaluator, "process")
+_OF_WRAPPER = _methods(
+    MMDistributedDataParallel,
+    *("train_step", "val_step", "test_step", "_run_forward", "_forward_with"),
+)
 # Of a model's methods, those that may have been replaced on the instance.
 _OF_MODEL = _TRAIN_STEP.keys() | _PREDICT["val"].keys() | _PREDICT["test"].keys()
 # Others may have put something in the place of torch's own before this module was imported.
@@ -72,15 +76,15 @@ class _Quiet:
     Args:
         loop: The loop whose iterations these are.
         mode: ``train``, ``val`` or ``test``.
-        tables: What is done here instead of calling it: the methods of the model, and of the part
-            that goes on with what it returns.
+        model_methods: What is done here instead of calling it: the methods of the model.
+        others: Those of the part that goes on with what it returns.
     """
 
     def __init__(
-        self, loop: Any, mode: str, tables: tuple[tuple[dict[str, Any], ...], ...]
+        self, loop: Any, mode: str, model_methods: dict[str, Any], others: dict[str, Any]
     ) -> None:
         self._loop = loop
-        self._tables = tables
+        self._tables = model_methods, others
         self._runner: Any = loop.runner
         self._mode = mode
         self._before, self._after = f"before_{mode}_iter", f"after_{mode}_iter"
@@ -136,11 +140,14 @@ class _Quiet:
         runner._state.stage = None
 
     def _look_at(self, kinds: tuple[type, ...]) -> None:
-        """Find out which classes have the methods that are done here."""
+        """Find out whether the classes of a model and of the other part have the usual methods."""
         self._kinds = kinds
-        self._are_plain = tuple(
-            all(class_has_methods(kind, methods) for methods in tables)
-            for kind, tables in zip(kinds, self._tables, strict=True)
+        model, other = kinds
+        of_model, of_other = self._tables
+        self._are_plain = (
+            all(class_has_methods(model, methods) for methods in (of_model, _CALL))
+            and class_has_methods(MMDistributedDataParallel, _OF_WRAPPER | _CALL),
+            class_has_methods(other, of_other),
         )
 
     def _count(self, done: int) -> None:
@@ -159,7 +166,7 @@ class QuietTraining(_Quiet):
     """
 
     def __init__(self, loop: _TrainLoop) -> None:
-        super().__init__(loop, "train", ((_TRAIN_STEP, _CALL), (_UPDATE,)))
+        super().__init__(loop, "train", _TRAIN_STEP, _UPDATE)
         self._names: tuple[str, ...] = ("loss",)
         # The iteration that is under way, and the one that the hub knows of.
         self._iter = self._told = 0
@@ -197,9 +204,10 @@ class QuietTraining(_Quiet):
         situation = self._situation()
         model, wrapper, optimizer, hub, _, _, forward = situation
         step = model.train_step
+        module = _unwrapped(model)
         rates, log_rate = calls.info.short_ways(runner)
         log_data_time, log_time = calls.timer.short_ways(runner, "train")
-        rows, is_open, log_loss = self._rows_of_one_loss(hub)
+        rows, names, log_loss = self._rows()
         clock = calls.timer.clock
         clock.mode = "train"
         before, spent = clock.t, clock.train_seconds
@@ -214,6 +222,7 @@ class QuietTraining(_Quiet):
                 if idx == last:
                     first_before, then_before, first_after, then_after = self._last_calls.busy
                     is_watched = any(self._last_calls.busy)
+                    clock.t, clock.train_seconds, clock.done = before, spent, iteration
                 if first_before:
                     self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
                     if self._situation() != situation:
@@ -253,7 +262,7 @@ class QuietTraining(_Quiet):
                                 outputs = {"loss": loss.detach()}
                         else:
                             loss = None
-                            total, outputs = model.parse_losses(losses)
+                            total, outputs = module.parse_losses(losses)
                             wrapper.update_params(total)
                 else:
                     outputs = step(batch, optim_wrapper=wrapper)
@@ -262,13 +271,19 @@ class QuietTraining(_Quiet):
                     self._call(
                         self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
                     )
-                if loss is not None and rows.open_for is is_open:
+                if loss is not None and log_loss is not None and rows.open_for is names:
                     log_loss(loss.item())
                 else:
                     if loss is not None:
                         outputs = {"loss": loss.detach()}
-                    self._log_losses(idx, batch, outputs)
-                    rows, is_open, log_loss = self._rows_of_one_loss(hub)
+                    if (
+                        outputs is None
+                        or rows.open_for is not names
+                        or tuple(outputs) != names
+                        or not rows.append(outputs)
+                    ):
+                        calls.info.after_train_iter(runner, idx, batch, outputs)
+                        rows, names, log_loss = self._rows(outputs)
                 after = now()
                 seconds = after - before
                 log_time(seconds)
@@ -298,6 +313,11 @@ class QuietTraining(_Quiet):
                     last += number
                     first_before, then_before, first_after, then_after = calls.busy
                     is_watched = any(calls.busy)
+        except RuntimeError as error:
+            better = model.explain(error) if module is not model else None
+            if better is None:
+                raise
+            raise better from error
         finally:
             if idx >= first and not is_watched:
                 clock.t, clock.train_seconds, clock.done = before, spent, iteration
@@ -309,7 +329,7 @@ class QuietTraining(_Quiet):
         """Return all that a hook may have changed, as :meth:`run` wants it."""
         runner, loop = self._runner, self._loop
         model, wrapper = runner.model, runner.optim_wrapper
-        kinds = type(model), type(wrapper)
+        kinds = type(_unwrapped(model)), type(wrapper)
         if kinds != self._kinds:
             self._look_at(kinds)
         is_plain = (
@@ -322,7 +342,7 @@ class QuietTraining(_Quiet):
             *(model, wrapper, getattr(wrapper, "optimizer", None), runner.message_hub),
             self._calls.is_current,
             loop.stop_training or not model.training,
-            _plain_call(model) if is_plain else None,
+            _plain_call(model, trains=True) if is_plain else None,
         )
 
     def _end_as_ever(self, idx: int, batch: Any, before: Sequence[HookCall]) -> None:
@@ -335,20 +355,18 @@ class QuietTraining(_Quiet):
         if self._loop._stop.poll():
             raise RunStopped(self._loop._stop.signal)
 
-    def _rows_of_one_loss(self, hub: Any) -> tuple[Any, Any, Any]:
-        """Return what collects a single loss, what it is open for while it takes it, and how."""
-        rows = hub.row_group("train/", self._names)
-        if rows is None or rows.open_for != ("loss",):
-            return _CLOSED, None, None
-        return rows, rows.open_for, rows.values.append
+    def _rows(self, outputs: Any = None) -> tuple[Any, tuple[str, ...], Any]:
+        """Return what collects losses of the names of the latest, those names, and a short way.
 
-    def _log_losses(self, idx: int, batch: Any, outputs: Any) -> None:
+        The short way is for the number of a single loss. Names that it is no longer open for are
+        no longer the same object.
+        """
         if outputs is not None:
             self._names = tuple(outputs)
-            rows = self._runner.message_hub.row_group("train/", self._names)
-            if rows is not None and rows.open_for == self._names and rows.append(outputs):
-                return
-        self._calls.info.after_train_iter(self._runner, idx, batch, outputs)
+        rows = self._runner.message_hub.row_group("train/", self._names)
+        if rows is None or rows.open_for is None:
+            return _CLOSED, (), None
+        return rows, rows.open_for, rows.values.append if rows.open_for == ("loss",) else None
 
     def _tell(self, facts: dict[str, Any]) -> None:
         """Tell the hub the iteration, unless it knows it: others may have set it since."""
@@ -357,7 +375,9 @@ class QuietTraining(_Quiet):
 
 
 class _Closed:
-    open_for = ()
+    """Collects nothing."""
+
+    open_for = None
 
 
 _CLOSED = _Closed()
@@ -371,7 +391,7 @@ class QuietEvaluation(_Quiet):
     """
 
     def __init__(self, loop: _EvalLoop) -> None:
-        super().__init__(loop, loop.mode, ((_PREDICT[loop.mode], _CALL), (_PROCESS,)))
+        super().__init__(loop, loop.mode, _PREDICT[loop.mode], _PROCESS)
 
     def _iterations(self, batch_idx: int, limit: int) -> int:
         # The first iteration of each data set is left to the hooks.
@@ -498,7 +518,7 @@ class QuietEvaluation(_Quiet):
         """Return all that a hook may have changed, as :meth:`run` wants it."""
         runner, loop = self._runner, self._loop
         model, evaluator = runner.model, loop.evaluator
-        kinds = type(model), type(evaluator)
+        kinds = type(_unwrapped(model)), type(evaluator)
         if kinds != self._kinds:
             self._look_at(kinds)
         is_plain = self._are_plain[0] and not loop.with_loss
@@ -507,7 +527,7 @@ class QuietEvaluation(_Quiet):
             *(model, runner.message_hub, self._calls.is_current),
             torch.is_grad_enabled(),
             *(evaluator, evaluator.metrics if takes_all else None),
-            _plain_call(model) if is_plain else None,
+            _plain_call(model, trains=False) if is_plain else None,
         )
 
     def _end_as_ever(self, idx: int, batch: Any) -> None:
@@ -517,25 +537,42 @@ class QuietEvaluation(_Quiet):
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
 
 
-def _plain_call(model: BaseModel) -> Any:
+def _unwrapped(model: Any) -> Any:
+    """Return the model in a wrapper of data parallelism, or the model itself."""
+    return model._modules["module"] if type(model) is MMDistributedDataParallel else model
+
+
+def _plain_call(model: Any, trains: bool) -> Any:
     """Return what calls a model with its batches as they are; None if they do not stay so.
 
-    That is the model's ``forward`` if a call of the model does no more, else the model.
+    Args:
+        model: Of usual classes; it may be wrapped for data parallelism.
+        trains: The call is one of training, so that it goes through the wrapper.
     """
-    preprocess: Any = model._modules.get("data_preprocessor")
+    module = _unwrapped(model)
+    preprocess: Any = module._modules.get("data_preprocessor")
     if (
         preprocess.__class__ is not BaseDataPreprocessor
         or not preprocess.leaves_as_is({})  # which looks for global hooks of modules, too
-        or not vars(model).keys().isdisjoint(_OF_MODEL)
+        or not vars(module).keys().isdisjoint(_OF_MODEL)
     ):
         return None
+    if module is model:
+        return _shortest_call(model)
+    if model.detect_anomalous_params or not vars(model).keys().isdisjoint(_OF_WRAPPER):
+        return None
+    return _shortest_call(model if trains else module)
+
+
+def _shortest_call(module: nn.Module) -> Any:
+    """Return the ``forward`` of a module if a call of it does no more, else the module."""
     does_more = (
-        model._compiled_call_impl is not None
-        or model._forward_hooks
-        or model._forward_pre_hooks
-        or model._backward_hooks
-        or model._backward_pre_hooks
+        module._compiled_call_impl is not None
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
         or not _IS_TORCHS_CALL
         or torch._C._get_tracing_state()
     )
-    return model if does_more else model.forward
+    return module if does_more else module.forward

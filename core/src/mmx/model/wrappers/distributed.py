@@ -99,9 +99,16 @@ class MMDistributedDataParallel(DistributedDataParallel):
         try:
             return self._forward_with(data, mode)
         except RuntimeError as error:
-            if "Expected to have finished reduction" not in str(error):
+            better = self.explain(error)
+            if better is None:
                 raise
-            raise UnusedParametersError(_unused(self, str(error))) from error
+            raise better from error
+
+    def explain(self, error: RuntimeError) -> UnusedParametersError | None:
+        """Return what an error of a forward pass means, None if it speaks for itself."""
+        if "Expected to have finished reduction" not in str(error):
+            return None
+        return UnusedParametersError(_unused(self, str(error)))
 
     def _forward_with(self, data: dict[str, Any] | tuple[Any, ...] | list[Any], mode: str) -> Any:
         if isinstance(data, dict):
