@@ -25,7 +25,7 @@ _LEVEL_COLORS = {
     logging.CRITICAL: "\033[1;31m",
 }
 # Lines that follow each other faster than this are written together.
-_TOGETHER_S = 0.25
+TOGETHER_S = 0.25
 _BLINK, _RESET = "\033[5m", "\033[0m"
 
 
@@ -322,7 +322,7 @@ class MMLogger(logging.Logger, ManagerMixin):
                 then()
             return
         self._waiting.append((time.time(), text, then))
-        if time.monotonic() - self._written_at >= _TOGETHER_S:
+        if time.monotonic() - self._written_at >= TOGETHER_S:
             self.write_waiting()
 
     def write_waiting(self) -> None:

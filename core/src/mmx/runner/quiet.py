@@ -11,11 +11,13 @@ ever, unless they say for how many iterations they have nothing to do
 themselves, so that both ways leave the same behind.
 
 A hook that replaces a part of the run (the model, a method, another hook) finds it replaced at
-once. What a model or a data set replaces while it runs counts after 1,024 iterations at the latest.
+once. What a model or a data set replaces while it runs counts from the next log line on, if that is
+a quarter of a second later or more, and after 4,096 iterations in any case.
 """
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -28,6 +30,7 @@ from torch.nn.modules import module as torch_module
 from mmx.evaluator import Evaluator
 from mmx.evaluator.evaluator import PLAIN_KINDS
 from mmx.hooks import Hook, LoggerHook
+from mmx.logging.logger import TOGETHER_S
 from mmx.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from mmx.runner.train_loops import _TrainLoop
 
 # What an iteration records waits in lists; after so many the hub takes it over.
-_LONGEST = 1024
+_LONGEST = 4096
 
 
 def _methods(cls: type, *names: str) -> dict[str, Any]:
@@ -211,6 +214,7 @@ class QuietTraining(_Quiet):
         clock = calls.timer.clock
         clock.mode = "train"
         before, spent = clock.t, clock.train_seconds
+        looked_at = before
         now = time.time
         last = first + number - 1
         iteration = state.iter
@@ -300,12 +304,12 @@ class QuietTraining(_Quiet):
                 state.iter = iteration
                 if state.stop_signal if alone else stop.poll():
                     raise RunStopped(stop.signal)
-                if (
-                    is_watched
-                    and (idx != last or not self._is_only_logged or any(calls.busy))
-                    and self._situation() != situation
-                ):
-                    break
+                # A log line changes nothing, but is an occasion to look.
+                is_line = idx == last and self._is_only_logged and not any(calls.busy)
+                if is_watched and not (is_line and after - looked_at < TOGETHER_S):
+                    looked_at = after
+                    if self._situation() != situation:
+                        break
                 if idx == last:
                     number = self._iterations(idx + 1, first + limit - idx - 1)
                     if not number or self._calls is not calls:
@@ -392,6 +396,9 @@ class QuietEvaluation(_Quiet):
 
     def __init__(self, loop: _EvalLoop) -> None:
         super().__init__(loop, loop.mode, _PREDICT[loop.mode], _PROCESS)
+        # Iterations whose times are logged, and when a line was.
+        self._done = 0
+        self._line_at = 0.0
 
     def _iterations(self, batch_idx: int, limit: int) -> int:
         # The first iteration of each data set is left to the hooks.
@@ -432,87 +439,112 @@ class QuietEvaluation(_Quiet):
         # When each batch was there, and when its iteration had ended.
         stamps: list[float] = []
         stamp = stamps.append
+        # Lines that wait, because the one before was written a moment ago, and who logs them.
+        lines: list[int] = []
+        logs = self._last_calls
         last = first + number - 1
+        self._done = first
         idx = first - 1
-        for idx, batch in enumerate(islice(batches, limit), first):
-            if idx == last:
-                first_before, then_before, first_after, then_after = self._last_calls.busy
-                is_watched_before = bool(first_before or then_before)
-                is_watched = any(self._last_calls.busy)
-            if first_before:
-                self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
-            stamp(now())
-            if then_before:
-                self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
-            if is_watched_before and self._situation() != situation:
-                self._end_as_ever(idx, batch)
-                break
-
-            is_taken = False
-            if forward is not None and batch.__class__ is dict:
-                for value in batch.values():
-                    if value.__class__ is not Tensor or not value.is_cpu:
-                        outputs = loop._step(batch)
-                        break
-                else:
-                    outputs = forward(**batch, mode="predict")
-                    is_taken = metrics is not None and outputs.__class__ is list
-                    if is_taken and {*map(type, outputs)} <= PLAIN_KINDS:
-                        for metric in metrics:
-                            metric.process(batch, outputs)
+        try:
+            for idx, batch in enumerate(islice(batches, limit), first):
+                if idx == last:
+                    is_soon = bool(stamps) and stamps[-1] - self._line_at < TOGETHER_S
+                    if is_soon and self._is_only_logged and not any(calls.busy):
+                        lines.append(idx)
+                        logs = self._last_calls
+                        last += self._iterations(idx + 1, first + limit - idx - 1)
                     else:
-                        is_taken = False
-                        outputs = loop._without_losses(outputs)
-            else:
-                outputs = loop._step(batch)
-            if not is_taken:
-                evaluator.process(data_samples=outputs, data_batch=batch)
-
-            if first_after:
-                self._call(
-                    self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                )
-            stamp(now())
-            if is_watched:
-                self._log_times(stamps, idx + 1)
-            if then_after:
-                self._call(
-                    self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                )
-            if alone and state.stop_signal:
-                raise RunStopped(state.stop_signal)
-            if (
-                is_watched
-                and (idx != last or not self._is_only_logged or any(calls.busy))
-                and self._situation() != situation
-            ):
-                break
-            if idx == last:
-                number = self._iterations(idx + 1, first + limit - idx - 1)
-                if not number or self._calls is not calls:
+                        self._log_lines(lines, stamps, logs)
+                        first_before, then_before, first_after, then_after = self._last_calls.busy
+                        is_watched_before = bool(first_before or then_before)
+                        is_watched = any(self._last_calls.busy)
+                if first_before:
+                    self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
+                stamp(now())
+                if then_before:
+                    self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
+                if is_watched_before and self._situation() != situation:
+                    self._end_as_ever(idx, batch, stamps)
                     break
-                last += number
-                first_before, then_before, first_after, then_after = calls.busy
-                is_watched_before = bool(first_before or then_before)
-                is_watched = any(calls.busy)
-        self._log_times(stamps, idx + 1)
-        self._count(idx + 1 - first)
+
+                is_taken = False
+                if forward is not None and batch.__class__ is dict:
+                    for value in batch.values():
+                        if value.__class__ is not Tensor or not value.is_cpu:
+                            outputs = loop._step(batch)
+                            break
+                    else:
+                        outputs = forward(**batch, mode="predict")
+                        is_taken = metrics is not None and outputs.__class__ is list
+                        if is_taken and {*map(type, outputs)} <= PLAIN_KINDS:
+                            for metric in metrics:
+                                metric.process(batch, outputs)
+                        else:
+                            is_taken = False
+                            outputs = loop._without_losses(outputs)
+                else:
+                    outputs = loop._step(batch)
+                if not is_taken:
+                    evaluator.process(data_samples=outputs, data_batch=batch)
+
+                if first_after:
+                    self._call(
+                        self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                    )
+                stamp(now())
+                if is_watched:
+                    self._log_times(stamps, idx + 1)
+                if then_after:
+                    self._call(
+                        self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
+                    )
+                if alone and state.stop_signal:
+                    raise RunStopped(state.stop_signal)
+                if is_watched and self._situation() != situation:
+                    break
+                if idx == last:
+                    self._line_at = now()
+                    number = self._iterations(idx + 1, first + limit - idx - 1)
+                    if not number or self._calls is not calls:
+                        break
+                    last += number
+                    first_before, then_before, first_after, then_after = calls.busy
+                    is_watched_before = bool(first_before or then_before)
+                    is_watched = any(calls.busy)
+        finally:
+            self._log_lines(lines, stamps, logs)
+            self._log_times(stamps, idx + 1)
+            self._count(idx + 1 - first)
         return idx + 1 - first
 
+    def _log_lines(self, lines: list[int], stamps: list[float], calls: QuietCalls) -> None:
+        """Log lines of iterations that have passed, each when no more than its times are known."""
+        for idx in lines:
+            self._log_times(stamps, idx + 1)
+            for hooks in calls.busy[2:]:
+                self._call(self._after, hooks, batch_idx=idx, data_batch=None, outputs=None)
+            self._line_at = time.time()
+        lines.clear()
+
     def _log_times(self, stamps: list[float], done: int) -> None:
-        """Log what the stamps say, and forget them."""
+        """Log what the stamps say of the iterations before ``done``, and forget these stamps."""
+        size = min(2 * (done - self._done), len(stamps) // 2 * 2)
+        if not size:
+            return
         timer = self._calls.timer
         clock = timer.clock
+        ends = stamps[1:size:2]
+        begins = [clock.t, *ends[:-1]]
+        times = list(map(operator.sub, ends, begins))
         log_data_time, log_time = timer.short_ways(self._runner, self._mode)
-        before, spent = clock.t, clock.eval_seconds
-        for at, after in zip(stamps[::2], stamps[1::2], strict=False):
-            log_data_time(at - before)
-            log_time(after - before)
-            spent += after - before
-            before = after
-        if len(stamps) > 1:
-            clock.t, clock.eval_seconds, clock.done = before, spent, done
-        del stamps[:]
+        for waited in map(operator.sub, stamps[:size:2], begins):
+            log_data_time(waited)
+        for seconds in times:
+            log_time(seconds)
+        self._done += len(ends)
+        clock.t, clock.done = ends[-1], self._done
+        clock.eval_seconds = sum(times, clock.eval_seconds)
+        del stamps[:size]
 
     def _situation(self) -> tuple[Any, ...]:
         """Return all that a hook may have changed, as :meth:`run` wants it."""
@@ -530,8 +562,11 @@ class QuietEvaluation(_Quiet):
             _plain_call(model, trains=False) if is_plain else None,
         )
 
-    def _end_as_ever(self, idx: int, batch: Any) -> None:
+    def _end_as_ever(self, idx: int, batch: Any, stamps: list[float]) -> None:
         """Go on with an iteration whose first hooks have changed something."""
+        timer = self._calls.timer
+        log_data_time, _ = timer.short_ways(self._runner, self._mode)
+        log_data_time(stamps.pop() - timer.clock.t)
         outputs = self._loop._step(batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=batch)
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
