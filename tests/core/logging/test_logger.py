@@ -3,9 +3,12 @@
 import copy
 import io
 import logging
+import os
 import pickle
 import re
 import sys
+import threading
+import time
 
 import pytest
 
@@ -414,3 +417,88 @@ def test_a_message_that_cannot_be_shown_does_not_end_a_run(capsys):
     shown = capsys.readouterr()
     assert "the next one" in shown.out
     assert "no text" in shown.err
+
+
+def soon_logger(tmp_path, name):
+    return MMLogger.get_instance(name, log_file=str(tmp_path / "soon.log"))
+
+
+def texts(tmp_path):
+    return [line.rsplit(" - ", 1)[1] for line in (tmp_path / "soon.log").read_text().splitlines()]
+
+
+def test_lines_that_come_quickly_are_written_together_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmx.logging.logger.TOGETHER_S", 3600)
+    logger = soon_logger(tmp_path, "soon-order")
+    done = []
+    logger._written_at = float("-inf")
+    for number in range(4):
+        logger.info_soon(lambda n=number: f"line {n}", lambda n=number: done.append(n))
+    assert ["line 0"] == texts(tmp_path)
+    logger.warning("in between")
+    assert ["line 0", "line 1", "line 2", "line 3", "in between"] == texts(tmp_path)
+    assert [0, 1, 2, 3] == done
+    logger.info_soon(lambda: "last")
+    logger.write_waiting()
+    logger.write_waiting()
+    assert ["in between", "last"] == texts(tmp_path)[-2:]
+
+
+def test_a_line_after_a_while_is_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmx.logging.logger.TOGETHER_S", 0)
+    logger = soon_logger(tmp_path, "soon-slow")
+    for number in range(3):
+        logger.info_soon(lambda n=number: f"line {n}")
+        assert f"line {number}" == texts(tmp_path)[-1]
+
+
+def test_what_fails_after_a_line_is_raised_when_all_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmx.logging.logger.TOGETHER_S", 3600)
+    logger = soon_logger(tmp_path, "soon-fails")
+    logger._written_at = time.monotonic()
+    done = []
+    logger.info_soon(lambda: "one", lambda: [][0])
+    logger.info_soon(lambda: "two", lambda: done.append("two"))
+    with pytest.raises(IndexError):
+        logger.write_waiting()
+    assert ["one", "two"] == texts(tmp_path)
+    assert ["two"] == done
+
+
+def test_lines_of_other_threads_and_of_forked_processes_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmx.logging.logger.TOGETHER_S", 3600)
+    logger = soon_logger(tmp_path, "soon-threads")
+    logger._written_at = time.monotonic()
+    callers = []
+    logger.info_soon(lambda: callers.append(threading.get_ident()) or "of the main thread")
+
+    def log_there():
+        logger.info_soon(lambda: "of another thread")
+        logger.info("a message of another thread")
+
+    thread = threading.Thread(target=log_there)
+    thread.start()
+    thread.join()
+    assert ["of another thread", "a message of another thread"] == texts(tmp_path)
+    child = os.fork()
+    if not child:
+        logger.info("of a child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    logger.write_waiting()
+    assert ["of a child", "of the main thread"] == texts(tmp_path)[-2:]
+    assert [threading.get_ident()] == callers
+
+
+def test_a_quick_line_reaches_whoever_listens(tmp_path):
+    logger = soon_logger(tmp_path, "soon-listens")
+    seen = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            seen.append(record.getMessage())
+
+    logger.handlers.append(Listener())
+    logger.info_soon(lambda: "heard")
+    logger.write_waiting()
+    assert ["heard"] == seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -567,3 +568,68 @@ def test_registering_in_a_stage_of_a_custom_loop_calls_nobody_twice(make_runner)
     runner = make_runner(custom_hooks=[Own(), Registers()])
     runner.call_hook("before_own_stage")
     assert ["registers", "own"] == calls
+
+
+def test_times_of_a_validation_are_those_of_its_iterations(make_runner, parts, quiet):
+    """Stamps become the same numbers, line by line, as times taken one by one."""
+    runner = make_runner(
+        val_dataloader=parts.loader(120, seed=1, shuffle=False),
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
+    )
+    runner.train()
+    hub = runner.message_hub
+    waits, times = (hub.get_scalar(f"val/{name}").data[0] for name in ("data_time", "time"))
+    assert 60 == len(waits) == len(times)
+    assert (waits >= 0).all()
+    assert (times >= waits).all()
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    shown = re.findall(r"Epoch\(val\)\s+\[1\]\[ ?(\d+)/30\]  .*time: ([\d.]+)  data_time", log)
+    assert [str(n) for n in range(4, 30, 4)] == [n for n, _ in shown]
+    for number, text in shown:
+        window = times[: int(number)][-10:]
+        assert abs(window.mean() - float(text)) < 1e-4
+
+
+def test_the_lines_of_a_validation_that_fails_are_written(make_runner, parts):
+    class Breaks(parts.Net):
+        calls = 0
+
+        def forward(self, x, y=None, i=None, mode="tensor"):
+            if mode == "predict":
+                Breaks.calls += 1
+                if Breaks.calls == 19:
+                    raise ArithmeticError("broken")
+            return super().forward(x, y, i, mode)
+
+    runner = make_runner(
+        model=Breaks(),
+        val_dataloader=parts.loader(120, seed=1),
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
+    )
+    with pytest.raises(ArithmeticError, match="broken"):
+        runner.val()
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    assert ["4", "8", "12", "16"] == re.findall(r"\(val\)\s*\[0\]\[ ?(\d+)/30\]", log)
+    assert 18 == len(runner.message_hub.get_scalar("val/time").data[0])
+
+
+def test_lines_wait_for_no_longer_than_the_next_message(make_runner, monkeypatch):
+    monkeypatch.setattr("mmx.logging.logger.TOGETHER_S", 3600)
+    seen = []
+
+    class Reads(Hook):
+        priority = "LOWEST"
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if batch_idx == 3:
+                runner.logger.info("a message")
+                seen.append(next(Path(runner.log_dir).glob("*.log")).read_text())
+
+    runner = make_runner(custom_hooks=[Reads()], **without_val())
+    runner.train()
+    for epoch, text in enumerate(seen, 1):
+        lines = text.splitlines()
+        assert f"Epoch(train) [{epoch}][4/5]" in lines[-2]
+        assert "a message" in lines[-1]
+    records = Path(runner.log_dir, "vis_data", "scalars.json").read_text().splitlines()
+    assert [2, 4, 7, 9] == [json.loads(line)["step"] for line in records]

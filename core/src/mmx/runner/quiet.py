@@ -134,12 +134,20 @@ class _Quiet:
         """Tell whether the hooks that record have found their short ways to the hub."""
         raise NotImplementedError
 
-    def _call(self, stage: str, calls: Sequence[HookCall], **kwargs: Any) -> None:
-        """Call hooks as the runner does."""
+    def _call_before(self, calls: Sequence[HookCall], idx: int, batch: Any) -> None:
+        """Call hooks before an iteration, as the runner does."""
         runner = self._runner
-        runner._state.stage = stage
+        runner._state.stage = self._before
         for call in calls:
-            call(runner, **kwargs)
+            call(runner, batch_idx=idx, data_batch=batch)
+        runner._state.stage = None
+
+    def _call_after(self, calls: Sequence[HookCall], idx: int, batch: Any, outputs: Any) -> None:
+        """Call hooks after an iteration, as the runner does."""
+        runner = self._runner
+        runner._state.stage = self._after
+        for call in calls:
+            call(runner, batch_idx=idx, data_batch=batch, outputs=outputs)
         runner._state.stage = None
 
     def _look_at(self, kinds: tuple[type, ...]) -> None:
@@ -215,6 +223,8 @@ class QuietTraining(_Quiet):
         clock.mode = "train"
         before, spent = clock.t, clock.train_seconds
         looked_at = before
+        # Iterations after which the ranks have nothing to agree on, and how many of them were done.
+        free, skipped = (0 if alone else stop.free_iters()), 0
         now = time.time
         last = first + number - 1
         iteration = state.iter
@@ -228,8 +238,10 @@ class QuietTraining(_Quiet):
                     is_watched = any(self._last_calls.busy)
                     clock.t, clock.train_seconds, clock.done = before, spent, iteration
                 if first_before:
-                    self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
+                    self._call_before(first_before, idx, batch)
                     if self._situation() != situation:
+                        stop.skip_iters(skipped)
+                        skipped = 0
                         recording = calls.info.before_train_iter, calls.timer.before_train_iter
                         self._end_as_ever(idx, batch, [*recording, *then_before])
                         return idx + 1 - first
@@ -241,8 +253,10 @@ class QuietTraining(_Quiet):
                     hub.update_scalar("train/lr", rate)
                 log_data_time(now() - before)
                 if then_before:
-                    self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
+                    self._call_before(then_before, idx, batch)
                     if self._situation() != situation:
+                        stop.skip_iters(skipped)
+                        skipped = 0
                         self._end_as_ever(idx, batch, [])
                         return idx + 1 - first
 
@@ -272,9 +286,7 @@ class QuietTraining(_Quiet):
                     outputs = step(batch, optim_wrapper=wrapper)
 
                 if first_after:
-                    self._call(
-                        self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                    )
+                    self._call_after(first_after, idx, batch, outputs)
                 if loss is not None and log_loss is not None and rows.open_for is names:
                     log_loss(loss.item())
                 else:
@@ -296,14 +308,21 @@ class QuietTraining(_Quiet):
                 if is_watched:
                     clock.t, clock.train_seconds, clock.done = after, spent, iteration + 1
                 if then_after:
-                    self._call(
-                        self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                    )
+                    self._call_after(then_after, idx, batch, outputs)
 
                 iteration += 1
                 state.iter = iteration
-                if state.stop_signal if alone else stop.poll():
-                    raise RunStopped(stop.signal)
+                if alone:
+                    if state.stop_signal:
+                        raise RunStopped(stop.signal)
+                elif skipped < free:
+                    skipped += 1
+                else:
+                    stop.skip_iters(skipped)
+                    skipped = 0
+                    if stop.poll():
+                        raise RunStopped(stop.signal)
+                    free = stop.free_iters()
                 # A log line changes nothing, but is an occasion to look.
                 is_line = idx == last and self._is_only_logged and not any(calls.busy)
                 if is_watched and not (is_line and after - looked_at < TOGETHER_S):
@@ -325,6 +344,7 @@ class QuietTraining(_Quiet):
         finally:
             if idx >= first and not is_watched:
                 clock.t, clock.train_seconds, clock.done = before, spent, iteration
+            stop.skip_iters(skipped)
             hub.end_deferring(self._tell)
             self._count(idx + 1 - first)
         return idx + 1 - first
@@ -352,7 +372,7 @@ class QuietTraining(_Quiet):
     def _end_as_ever(self, idx: int, batch: Any, before: Sequence[HookCall]) -> None:
         """Go on with an iteration some of whose first hooks have changed something."""
         runner = self._runner
-        self._call(self._before, before, batch_idx=idx, data_batch=batch)
+        self._call_before(before, idx, batch)
         outputs = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
         runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
         self._loop._state.iter += 1
@@ -459,10 +479,10 @@ class QuietEvaluation(_Quiet):
                         is_watched_before = bool(first_before or then_before)
                         is_watched = any(self._last_calls.busy)
                 if first_before:
-                    self._call(self._before, first_before, batch_idx=idx, data_batch=batch)
+                    self._call_before(first_before, idx, batch)
                 stamp(now())
                 if then_before:
-                    self._call(self._before, then_before, batch_idx=idx, data_batch=batch)
+                    self._call_before(then_before, idx, batch)
                 if is_watched_before and self._situation() != situation:
                     self._end_as_ever(idx, batch, stamps)
                     break
@@ -488,16 +508,12 @@ class QuietEvaluation(_Quiet):
                     evaluator.process(data_samples=outputs, data_batch=batch)
 
                 if first_after:
-                    self._call(
-                        self._after, first_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                    )
+                    self._call_after(first_after, idx, batch, outputs)
                 stamp(now())
                 if is_watched:
                     self._log_times(stamps, idx + 1)
                 if then_after:
-                    self._call(
-                        self._after, then_after, batch_idx=idx, data_batch=batch, outputs=outputs
-                    )
+                    self._call_after(then_after, idx, batch, outputs)
                 if alone and state.stop_signal:
                     raise RunStopped(state.stop_signal)
                 if is_watched and self._situation() != situation:
@@ -522,7 +538,7 @@ class QuietEvaluation(_Quiet):
         for idx in lines:
             self._log_times(stamps, idx + 1)
             for hooks in calls.busy[2:]:
-                self._call(self._after, hooks, batch_idx=idx, data_batch=None, outputs=None)
+                self._call_after(hooks, idx, None, None)
             self._line_at = time.time()
         lines.clear()
 

@@ -118,6 +118,14 @@ class StopAgreement:
         )
         return self._agreed
 
+    def free_iters(self) -> int:
+        """Return for how many iterations :meth:`poll` would do no more than count."""
+        return 0 if self._pending is not None or self._agreed else self._left - 1
+
+    def skip_iters(self, number: int) -> None:
+        """Count iterations without :meth:`poll`, as many as :meth:`free_iters` at most."""
+        self._left -= number
+
     def _wanted(self) -> int:
         """Return the iterations that this rank would do until the exchange after this one."""
         now, before = time.monotonic(), self._last_at
