@@ -67,10 +67,11 @@ class Accumulation:
         """
         if stored["gradients"] is None:  # between two accumulations
             return stored
+        trained = self._trained(wrapper)
         own = {
             name: self._part(parameter, gradient)
             for (name, parameter), gradient in zip(
-                self._trained(wrapper).items(), stored["gradients"], strict=True
+                trained.items(), stored["gradients"], strict=True
             )
         }
         result = {
@@ -81,7 +82,7 @@ class Accumulation:
         }
         if not shards:
             whole = {
-                name: self._whole(part, self._named(wrapper, name)).detach().cpu()
+                name: self._whole(part, trained[name]).detach().cpu()
                 for name, part in own.items()
                 if part is not None
             }
@@ -97,9 +98,7 @@ class Accumulation:
             name: [dtype is not None for dtype in dtypes] for name, dtypes in by_share.items()
         }
         result[SUMS] = {
-            name: self._stacked(
-                part, self._named(wrapper, name), next(filter(None, by_share[name]))
-            )
+            name: self._stacked(part, trained[name], next(filter(None, by_share[name])))
             for name, part in own.items()
             if any(result["held"][name])
         }
@@ -113,9 +112,6 @@ class Accumulation:
         """Return the weights of an optimizer by name, in its order."""
         params = [param for group in wrapper.optimizer.param_groups for param in group["params"]]
         return {self._names.get(param, f"#{i}"): param for i, param in enumerate(params)}
-
-    def _named(self, wrapper: Any, name: str) -> nn.Parameter:
-        return self._trained(wrapper)[name]
 
     def _part(self, parameter: nn.Parameter, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """Return this rank's sum: of the whole weight, or of its part of a layer that is split."""
