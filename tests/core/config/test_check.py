@@ -380,3 +380,14 @@ def test_signatures_of_what_does_not_tell_are_unknown():
 
     assert ["b"] == accepted_by(partial(lambda a, b: 0, a=1)).required
     assert sys.modules[__name__] is not None
+
+
+def test_a_misspelled_part_is_named_where_the_part_is_missing():
+    cfg = copy.deepcopy(GOOD)
+    cfg["optim_wraper"] = cfg.pop("optim_wrapper")
+    cfg["modle"] = cfg.pop("model")
+    found = findings(cfg)
+    assert "is 'optim_wraper' meant for optim_wrapper?" in found["train_dataloader"][0]
+    assert "is 'modle' meant for model?" in found["model"][0]
+    del cfg["modle"], cfg["optim_wraper"]
+    assert "meant for" not in str(findings(cfg))

@@ -93,7 +93,7 @@ class _Quiet:
         self._before, self._after = f"before_{mode}_iter", f"after_{mode}_iter"
         # None: the runner calls hooks in a way of its own.
         self._dispatch = dispatch_of(self._runner)
-        # What :meth:`iterations` has found: the calls of each iteration, and of the last one.
+        # What :meth:`_iterations` has found: the calls of each iteration, and of the last one.
         self._calls: Any = None
         self._last_calls: Any = None
         # What is due is a log line, after which nothing has changed.

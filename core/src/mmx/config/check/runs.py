@@ -106,9 +106,15 @@ def check_run(settings: Mapping[str, Any], *, strict: bool) -> Iterator[Finding]
 
 def _required(settings: Mapping[str, Any]) -> Iterator[Finding]:
     if settings.get("model") is None:
-        near = [key for key in difflib.get_close_matches("model", settings, n=1) if key != "model"]
-        hint = f"; is {near[0]!r} meant for it?" if near else ""
+        hint = _meant_for("model", settings)
         yield Finding("model", f"a run needs a model: model=dict(type=...){hint}")
+
+
+def _meant_for(part: str, settings: Mapping[str, Any]) -> str:
+    """Ask whether a key that means nothing to a run is a misspelled one of a part that is not set."""
+    unknown = [key for key in settings if isinstance(key, str) and key not in KNOWN_KEYS]
+    near = difflib.get_close_matches(part, unknown, n=1, cutoff=0.8)
+    return f"; is {near[0]!r} meant for {part}?" if near else ""
 
 
 def _unknown(settings: Mapping[str, Any], strict: bool) -> Iterator[Finding]:
@@ -174,7 +180,8 @@ def _triplets(settings: Mapping[str, Any]) -> Iterator[Finding]:
                 present[0],
                 f"{parts[0]}, {parts[1]} and {parts[2]} should be either all None or not None, but "
                 f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not set. Set all "
-                f"three to run {mode} ({usual}), or {' and '.join(present)} to None",
+                f"three to run {mode} ({usual}), or {' and '.join(present)} to None"
+                + "".join(_meant_for(part, settings) for part in absent),
             )
 
 
