@@ -431,7 +431,10 @@ COMPETITORS = {
 
 
 def growth_figures():
-    """What a hook, a scalar and a long run cost: differences between slopes. Prints nothing."""
+    """What a hook, a scalar and a long run cost: differences between slopes. Prints nothing.
+
+    Each slope is the median of several, which take turns.
+    """
     import torch
 
     from mmx.hooks import Hook
@@ -459,13 +462,21 @@ def growth_figures():
             times.append(time.process_time() - begin)
         return (times[1] - times[0]) / (long - short) * 1e6
 
-    base = [slope() for _ in range(3)]
-    floor = statistics.median(base)
     twenty = 20
+    kinds = {
+        "engine alone, default hooks": {},
+        "per idle hook": {"hooks": [Idle() for _ in range(twenty)]},
+        "per hook that does nothing": {"hooks": [Nothing() for _ in range(twenty)]},
+        "per logged scalar": {"scalars": 1 + twenty},
+    }
+    slopes = {what: [] for what in kinds}
+    for _ in range(5):
+        for what, options in kinds.items():
+            slopes[what].append(slope(**options))
+    floor, *others = map(statistics.median, slopes.values())
     yield "engine alone, default hooks", floor
-    yield "per idle hook", (slope([Idle() for _ in range(twenty)]) - floor) / twenty
-    yield "per hook that does nothing", (slope([Nothing() for _ in range(twenty)]) - floor) / twenty
-    yield "per logged scalar", (slope(scalars=1 + twenty) - floor) / twenty
+    for what, value in zip(list(kinds)[1:], others, strict=True):
+        yield what, (value - floor) / twenty
     yield "10 times as long", slope(short=20000, long=220000) - floor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmx.hooks.hook import DATA_BATCH, Hook
@@ -60,9 +60,9 @@ class IterTimerHook(Hook):
         # Asked for once: it takes the runner longer to say than everything else here.
         self._max_iters: int | None = None
         self._lengths: dict[str, int] = {}
-        # The shortest ways to the hub of the run, by mode.
-        self._log_data_time: dict[str, Callable[[float], None]] = {}
-        self._log_time: dict[str, Callable[[float], None]] = {}
+        # Where the two times of iterations wait for the hub of the run, by mode.
+        self._data_times: dict[str, list[float]] = {}
+        self._times: dict[str, list[float]] = {}
         self._hub: Any = None
         # Whether the hub asks for `eta` when somebody wants it.
         self._is_asked = False
@@ -112,8 +112,8 @@ class IterTimerHook(Hook):
     def _leave_hub(self, hub: Any) -> None:
         """Forget the ways into the hub of before; ``hub`` is the one from now on."""
         self._take_leave()
-        self._log_data_time.clear()
-        self._log_time.clear()
+        self._data_times.clear()
+        self._times.clear()
         self._hub = hub
 
     def _take_leave(self) -> None:
@@ -141,13 +141,13 @@ class IterTimerHook(Hook):
         hub = runner.message_hub
         if hub is not self._hub:
             self._leave_hub(hub)
-        log = self._log_data_time.get(mode)
-        if log is None:
+        waits = self._data_times.get(mode)
+        if waits is None:
             hub.update_scalar(_names(mode)[0], time.time() - self.clock.t)
             if isinstance(hub, MessageHub):
-                self._log_data_time[mode], self._log_time[mode] = map(hub.lane, _names(mode))
+                self._data_times[mode], self._times[mode] = map(hub.lane_values, _names(mode))
         else:
-            log(time.time() - self.clock.t)
+            waits.append(time.time() - self.clock.t)
 
     def _after_iter(
         self,
@@ -163,11 +163,11 @@ class IterTimerHook(Hook):
         hub = runner.message_hub
         if hub is not self._hub:
             self._leave_hub(hub)
-        log = self._log_time.get(mode)
-        if log is None:
+        times = self._times.get(mode)
+        if times is None:
             hub.update_scalar(_names(mode)[1], seconds)
         else:
-            log(seconds)
+            times.append(seconds)
         if mode == "train":
             clock.train_seconds += seconds
             clock.done = done = runner.iter + 1
@@ -184,10 +184,10 @@ class IterTimerHook(Hook):
             facts: dict[str, Any] = {}
             self._tell(facts)
             hub.update_info("eta", facts["eta"])
-            if log is not None:
+            if times is not None:
                 hub.defer_facts(self._tell)
                 self._is_asked = True
-        if log is not None and done % FLUSH_INTERVAL == 0:
+        if times is not None and done % FLUSH_INTERVAL == 0:
             hub.flush()
 
     def _tell(self, facts: dict[str, Any]) -> None:
@@ -204,17 +204,17 @@ class IterTimerHook(Hook):
     def _eta(self, done: int, total: int) -> float:
         return self.clock.train_seconds / (done - self.start_iter) * (total - done)
 
-    def short_ways(
-        self, runner: RunnerLike, mode: str
-    ) -> tuple[Callable[[float], None], Callable[[float], None]] | None:
-        """Return what logs the two times of iterations, for a loop that counts :attr:`clock` on.
+    def short_ways(self, runner: RunnerLike, mode: str) -> tuple[list[float], list[float]] | None:
+        """Return where the two times of iterations are logged: waiting for data, and the whole.
+
+        For a loop that counts :attr:`clock` on, and that calls the hub's ``flush`` now and then.
 
         None before the hub asks this hook for ``eta``, which is after an iteration.
         """
-        log = self._log_time.get(mode)
-        if not self._is_asked or log is None or runner.message_hub is not self._hub:
+        times = self._times.get(mode)
+        if not self._is_asked or times is None or runner.message_hub is not self._hub:
             return None
-        return self._log_data_time[mode], log
+        return self._data_times[mode], times
 
 
 def _loader(runner: RunnerLike, mode: str) -> Any:

@@ -328,6 +328,10 @@ class MessageHub(ManagerMixin):
         Raises:
             ValueError: ``key`` is logged with ``resumed=False`` elsewhere.
         """
+        return self.lane_values(key).append
+
+    def lane_values(self, key: str) -> list[float]:
+        """Return where the numbers of :meth:`lane` wait, for those who log many at a time."""
         self._buffer(key, resumed=True)
         self._direct.pop(key, None)
         if key not in self._lanes:
@@ -336,7 +340,7 @@ class MessageHub(ManagerMixin):
                 rows.hand_over()
                 rows.close()
                 rows.lanes.append(key)
-        return self._lanes[key].append
+        return self._lanes[key]
 
     def _clear_lane(self, key: str) -> None:
         """Move what waits in a lane into its buffer."""

@@ -72,8 +72,9 @@ class LogProcessor:
         self.num_digits = num_digits
         self.log_with_hierarchy = log_with_hierarchy
         self.mean_pattern = re.compile(mean_pattern)
-        # Whether a name is averaged; there are few names and many lines.
-        self._is_mean: dict[str, bool] = {}
+        # What of the hub's numbers a mode shows: key -> name, and whether it is averaged. There are
+        # few names and many lines.
+        self._shown: dict[str, dict[Any, tuple[str, bool] | None]] = {mode: {} for mode in _MODES}
         # Who was asked for an accelerator, and the answer.
         self._memory_asked: Any = None
         self._has_memory = False
@@ -157,7 +158,7 @@ class LogProcessor:
         # The header ends in two spaces, and so does each part up to here.
         line = "".join(f"{part}  " for part in parts)
         if mode == "train":
-            line += "  ".join(f"{name}: {self._text(value)}" for name, value in shown.items())
+            line += "  ".join([f"{name}: {self._text(value)}" for name, value in shown.items()])
         return tag, line
 
     def get_log_after_epoch(
@@ -262,14 +263,15 @@ class LogProcessor:
         buffers: dict[str, Any] = {}
         if isinstance(hub, MessageHub):
             hub.flush()
+        known = self._shown.setdefault(mode, {})
         for key, buffer in hub.log_scalars.items():
-            if not (isinstance(key, str) and key.startswith(prefix)):
+            if key not in known:
+                known[key] = self._shown_as(key, prefix)
+            shown = known[key]
+            if shown is None:
                 continue
-            name = key[len(prefix) :]
+            name, averaged = shown
             buffers[name] = buffer
-            averaged = self._is_mean.get(name)
-            if averaged is None:
-                averaged = self._is_mean[name] = bool(self.mean_pattern.search(name))
             value = None
             if buffer.__class__ is HistoryBuffer:
                 value = buffer.glance(window if averaged else None)
@@ -285,6 +287,13 @@ class LogProcessor:
             if source in buffers:
                 tag[f"{shown_prefix}{name}"] = buffers[source].statistics(**options)
         return tag
+
+    def _shown_as(self, key: Any, prefix: str) -> tuple[str, bool] | None:
+        """Return the name of a number of a mode, and whether it is averaged; None for others."""
+        if not (isinstance(key, str) and key.startswith(prefix)):
+            return None
+        name = key[len(prefix) :]
+        return name, bool(self.mean_pattern.search(name))
 
     def _collect_non_scalars(
         self, runner: Runner, mode: str, reserve_prefix: bool = False

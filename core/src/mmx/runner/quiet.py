@@ -217,7 +217,7 @@ class QuietTraining(_Quiet):
         step = model.train_step
         module = _unwrapped(model)
         rates, log_rate = calls.info.short_ways(runner)
-        log_data_time, log_time = calls.timer.short_ways(runner, "train")
+        log_data_time, log_time = (w.append for w in calls.timer.short_ways(runner, "train"))
         rows, names, log_loss = self._rows()
         clock = calls.timer.clock
         clock.mode = "train"
@@ -552,11 +552,9 @@ class QuietEvaluation(_Quiet):
         ends = stamps[1:size:2]
         begins = [clock.t, *ends[:-1]]
         times = list(map(operator.sub, ends, begins))
-        log_data_time, log_time = timer.short_ways(self._runner, self._mode)
-        for waited in map(operator.sub, stamps[:size:2], begins):
-            log_data_time(waited)
-        for seconds in times:
-            log_time(seconds)
+        logged_waits, logged_times = timer.short_ways(self._runner, self._mode)
+        logged_waits.extend(map(operator.sub, stamps[:size:2], begins))
+        logged_times.extend(times)
         self._done += len(ends)
         clock.t, clock.done = ends[-1], self._done
         clock.eval_seconds = sum(times, clock.eval_seconds)
@@ -581,8 +579,8 @@ class QuietEvaluation(_Quiet):
     def _end_as_ever(self, idx: int, batch: Any, stamps: list[float]) -> None:
         """Go on with an iteration whose first hooks have changed something."""
         timer = self._calls.timer
-        log_data_time, _ = timer.short_ways(self._runner, self._mode)
-        log_data_time(stamps.pop() - timer.clock.t)
+        logged_waits, _ = timer.short_ways(self._runner, self._mode)
+        logged_waits.append(stamps.pop() - timer.clock.t)
         outputs = self._loop._step(batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=batch)
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)
