@@ -123,6 +123,25 @@ def test_every_rank_writes_its_file_in_the_documented_tree(tmp_path, as_rank, op
     assert "rank 63" in (tmp_path / "tmp_rank63.log").read_text()
 
 
+def test_other_ranks_may_write_a_file_that_begins_with_their_first_warning(tmp_path, as_rank):
+    path, options = str(tmp_path / "tmp.log"), {"other_ranks_level": "WARNING"}
+    MMLogger.get_instance("zero", log_file=path, **options).info("from zero")
+    as_rank(1)
+    one = MMLogger.get_instance("one", log_file=path, **options)
+    one.info("not written")
+    assert not one.is_heard(logging.INFO)
+    assert [p.name for p in tmp_path.iterdir()] == ["tmp.log"]
+    one.warning("written")
+    text = (tmp_path / "tmp_rank1.log").read_text()
+    assert "written" in text
+    assert "not written" not in text
+    as_rank(2)
+    two = MMLogger.get_instance("two", log_file=path, log_level="DEBUG", **options)
+    assert two.is_heard(logging.DEBUG)
+    two.debug("all of it")
+    assert "all of it" in (tmp_path / "tmp_rank2.log").read_text()
+
+
 def test_modes_of_the_file(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("before\n")

@@ -18,11 +18,14 @@ from mmx.hooks.hook import DATA_BATCH, Hook
 from mmx.logging import MMLogger
 from mmx.registry import HOOKS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
+from mmx.utils.misc import has_methods
+from mmx.visualization import Visualizer
 
 if TYPE_CHECKING:
     from mmx.hooks._protocol import RunnerLike
 
 Suffixes = Sequence[str] | str
+_RECORDS_ON_RANK_0 = {"add_scalars": Visualizer.add_scalars}
 
 
 @HOOKS.register_module()
@@ -168,7 +171,9 @@ class LoggerHook(Hook):
         def record(tag: dict[str, Any]) -> None:
             visualizer.add_scalars(tag, step=step, file_path=file_path)
 
-        self._log_iteration(runner, batch_idx, "train", record)
+        self._log_iteration(
+            runner, batch_idx, "train", record if _records_here(visualizer) else None
+        )
 
     def idle_iters(self, runner: RunnerLike, batch_idx: int, mode: str) -> int | None:
         """Return the iterations before the next line."""
@@ -217,6 +222,9 @@ class LoggerHook(Hook):
             logger.info(line)
             if record is not None:
                 record(tag)
+            return
+        if record is None and not logger.is_heard(logging.INFO):
+            processor.stand_by(runner, batch_idx, mode)
             return
         entry = processor.entry_after_iter(runner, batch_idx, mode)
         found: dict[str, Any] = {}
@@ -294,6 +302,12 @@ class LoggerHook(Hook):
                 handler.close()
         for path in sorted(_files_ending_in(runner.log_dir, self.out_suffix)):
             os.remove(path)
+
+
+def _records_here(visualizer: Any) -> bool:
+    """Tell whether a visualizer may record on this rank; the usual one does so on rank 0."""
+    is_usual = isinstance(visualizer, Visualizer) and has_methods(visualizer, _RECORDS_ON_RANK_0)
+    return is_main_process() or not is_usual
 
 
 def _length_of(dataloader: Any) -> int | None:

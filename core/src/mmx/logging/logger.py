@@ -25,7 +25,7 @@ _LEVEL_COLORS = {
     logging.CRITICAL: "\033[1;31m",
 }
 # Lines that follow each other faster than this are written together.
-TOGETHER_S = 0.25
+TOGETHER_S = 0.5
 _BLINK, _RESET = "\033[5m", "\033[0m"
 
 
@@ -235,6 +235,8 @@ class MMLogger(logging.Logger, ManagerMixin):
         distributed: Every rank writes a file.
         file_handler_cfg: ``type``, a class of :mod:`logging.handlers` such as
             ``'TimedRotatingFileHandler'``, or ``'FileHandler'``, and its arguments.
+        other_ranks_level: A rank that would write no file writes one all the same from its first
+            record of this level on, which in a healthy run never comes.
 
     Raises:
         ValueError: The level or the handler is unknown.
@@ -255,6 +257,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         file_mode: str = "w",
         distributed: bool = False,
         file_handler_cfg: dict[str, Any] | None = None,
+        other_ranks_level: int | str | None = None,
     ) -> None:
         if logger_name is None:
             logger_name = engine_name()
@@ -276,11 +279,13 @@ class MMLogger(logging.Logger, ManagerMixin):
 
         if log_file is None:
             return
-        every_rank = distributed or level <= logging.DEBUG
-        if rank != 0 and not every_rank:
-            return
+        writes_all = rank == 0 or distributed or level <= logging.DEBUG
+        if not writes_all:
+            if other_ranks_level is None:
+                return
+            level = max(level, _level_number(other_ranks_level))
         self._log_file = _file_of_rank(os.fspath(log_file), rank)
-        file_handler = _file_handler(self._log_file, file_mode, file_handler_cfg)
+        file_handler = _file_handler(self._log_file, file_mode, file_handler_cfg, not writes_all)
         file_handler.setFormatter(MMFormatter(color=False, datefmt="%Y/%m/%d %H:%M:%S"))
         file_handler.setLevel(level)
         file_handler.addFilter(FilterDuplicateWarning(logger_name))
@@ -304,7 +309,7 @@ class MMLogger(logging.Logger, ManagerMixin):
     def info_soon(self, text: Callable[[], str], then: Callable[[], None] | None = None) -> None:
         """Log a line that is put into words only when it is written.
 
-        That is at once, unless the line before was written within the last quarter of a second:
+        That is at once, unless the line before was written within the last half a second:
         nobody reads faster, and lines that are written together cost a fraction of their time. Such
         a line waits for the next call after that time, for any other message of this logger in the
         same thread, or for :meth:`write_waiting`.
@@ -434,6 +439,12 @@ class MMLogger(logging.Logger, ManagerMixin):
         """Tell whether records of this level are logged."""
         return not self.disabled and level >= self.getEffectiveLevel()
 
+    def is_heard(self, level: int) -> bool:
+        """Tell whether a record of this level gets to a filter or handler; on most ranks few do."""
+        return self.isEnabledFor(level) and (
+            bool(self.filters) or any(level >= handler.level for handler in self.handlers)
+        )
+
     def close(self) -> None:
         """Flush and close the handlers. Closing twice is fine."""
         self.write_waiting()
@@ -506,12 +517,14 @@ def _file_of_rank(log_file: str, rank: int) -> str:
     return f"{stem}_rank{rank}{suffix}"
 
 
-def _file_handler(path: str, mode: str, config: dict[str, Any] | None) -> logging.Handler:
+def _file_handler(
+    path: str, mode: str, config: dict[str, Any] | None, delay: bool
+) -> logging.Handler:
     directory = os.path.dirname(path)
     if directory:
         os.makedirs(directory, exist_ok=True)
     if config is None:
-        return logging.FileHandler(path, mode, encoding="utf-8")
+        return logging.FileHandler(path, mode, encoding="utf-8", delay=delay)
     if not isinstance(config, Mapping):
         raise TypeError(f"file_handler_cfg should be a dict, but got {type(config).__name__}")
     options = dict(config)
@@ -535,6 +548,7 @@ def _file_handler(path: str, mode: str, config: dict[str, Any] | None) -> loggin
             )
     options.setdefault("encoding", "utf-8")
     options.setdefault("filename", path)
+    options.setdefault("delay", delay)
     return kind(**options)  # type: ignore[no-any-return]  # a subclass of Handler
 
 

@@ -113,6 +113,17 @@ class LogProcessor:
             return lambda: done
         return self._entry_after_iter(runner, batch_idx, mode)
 
+    def stand_by(self, runner: Runner, batch_idx: int, mode: str) -> None:
+        """Do after an iteration what the lines of other ranks need, where nobody wants this rank's.
+
+        See :meth:`get_log_after_iter`, which a subclass is called for all the same: it may, for
+        example, average over ranks.
+        """
+        if type(self) is not LogProcessor or self.custom_cfg:
+            self.get_log_after_iter(runner, batch_idx, mode)
+        elif self._counts_memory():
+            self._get_max_memory(runner)
+
     def _entry_after_iter(
         self, runner: Runner, batch_idx: int, mode: str
     ) -> Callable[[], tuple[dict[str, Any], str]]:

@@ -12,7 +12,7 @@ themselves, so that both ways leave the same behind.
 
 A hook that replaces a part of the run (the model, a method, another hook) finds it replaced at
 once. What a model or a data set replaces while it runs counts from the next log line on, if that is
-a quarter of a second later or more, and after 4,096 iterations in any case.
+half a second later or more, and after 4,096 iterations in any case.
 """
 
 from __future__ import annotations

@@ -537,7 +537,7 @@ class Runner(HookCaller):
             log_file = os.path.join(self._log_dir, f"{self._timestamp}.log")
         options = {"log_level": log_level, "log_file": log_file, "file_mode": "a", **kwargs}
         options.setdefault("name", self._instance_name)
-        options.setdefault("distributed", self._distributed)
+        options.setdefault("other_ranks_level", "WARNING")
         return MMLogger.get_instance(**options)
 
     def build_message_hub(self, message_hub: dict[str, Any] | None = None) -> MessageHub:

@@ -18,8 +18,8 @@ from mmx.runner.state import TrainState
 
 # An exchange between ranks costs hundreds of microseconds of processor time, even one that nobody
 # waits for: so often, and at most after so many iterations, which may become slow meanwhile.
-_EXCHANGE_EVERY_S = 0.2
-_EXCHANGE_EVERY_ITERS = 64
+_EXCHANGE_EVERY_S = 0.5
+_EXCHANGE_EVERY_ITERS = 128
 
 
 @contextmanager
@@ -72,7 +72,7 @@ class StopAgreement:
     iteration and look at its result in the next, when it has arrived: they do not wait for it.
 
     The first iterations all do so. Where iterations are short there are more and more between two
-    exchanges, until these are a fifth of a second or 64 iterations apart; the ranks agree on the
+    exchanges, until these are half a second or 128 iterations apart; the ranks agree on the
     number in the exchange itself.
 
     Attributes:
@@ -87,6 +87,8 @@ class StopAgreement:
         self._timeout = None if self.alone else _timeout_of(get_default_group())
         # The signal, and how many iterations until the next exchange: the least that a rank wants.
         self._flag = torch.zeros(2, dtype=torch.int64)
+        self._numbers = self._flag.numpy()  # the same memory
+        self._options = None if self.alone else _largest_of_all()
         self._pending: Any = None
         self._agreed = 0
         self._interval = self._left = 1
@@ -104,18 +106,16 @@ class StopAgreement:
         if self._pending is not None:
             self._pending.wait(self._timeout)
             self._pending = None
-            agreed, wanted = self._flag.tolist()
+            agreed, wanted = self._numbers.tolist()
             self._agreed = agreed
             # Slowly more, at once fewer.
             self._interval = self._left = min(2 * self._interval, -wanted)
         self._left -= 1
         if self._left > 0:
             return self._agreed
-        self._flag[0] = self._state.stop_signal
-        self._flag[1] = -self._wanted()
-        self._pending = torch.distributed.all_reduce(
-            self._flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
-        )
+        self._numbers[:] = self._state.stop_signal, -self._wanted()
+        # What `all_reduce` of torch.distributed ends in; its checks are longer than all of this.
+        self._pending = self._group.allreduce([self._flag], self._options)
         return self._agreed
 
     def free_iters(self) -> int:
@@ -140,6 +140,14 @@ class StopAgreement:
         if self._pending is not None:
             self._pending.wait(self._timeout)
             self._pending = None
+
+
+def _largest_of_all() -> Any:
+    """Return the options of a reduction that nobody waits for."""
+    options = torch.distributed.AllreduceOptions()
+    options.reduceOp = torch.distributed.ReduceOp.MAX
+    options.asyncOp = True
+    return options
 
 
 def _timeout_of(group: Any) -> datetime.timedelta:
