@@ -297,3 +297,33 @@ torch.distributed.destroy_process_group()
 
 def test_wrapping_does_not_import_the_compiler_and_compiled_models_train_as_ever():
     subprocess.run([sys.executable, "-c", WRAPPED_BEFORE_THE_COMPILER_IS_IMPORTED], check=True)
+
+
+class Asking(Net):
+    """Notes which model torch's compiler is told of."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def forward(self, x, mode="tensor"):
+        self.told[:] = [torch.nn.parallel.DistributedDataParallel._active_ddp_module]
+        return super().forward(x, mode)
+
+
+def train_with_and_without_compiler():
+    wrapped = MMDistributedDataParallel(Asking())
+    wrapper = sgd(wrapped.parameters())
+    wrapped.train_step(batch(half()), wrapper)
+    assert wrapped.module.told == [None]
+    compiled = torch.compile(lambda x: x + 1, backend="eager")
+    wrapped.train_step(batch(half()), wrapper)
+    assert wrapped.module.told[0] is wrapped
+    del compiled
+    torch._dynamo.reset()
+    wrapped.train_step(batch(half()), wrapper)
+    assert wrapped.module.told == [None]
+
+
+def test_the_compiler_is_told_of_the_model_where_anything_is_compiled():
+    run_distributed(train_with_and_without_compiler, 2)
