@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from mmx._engine_name import engine_name
@@ -271,6 +271,9 @@ class MMLogger(logging.Logger, ManagerMixin):
         self._waiting: list[tuple[float, Callable[[], str], Callable[[], None] | None]] = []
         self._waits_for: int | None = None
         self._written_at = 0.0
+        self._holds = False
+        # Who has something to say before the next message, and in which thread.
+        self._first: tuple[int, Callable[[], None]] | None = None
 
         stream_handler = TerminalHandler()
         stream_handler.setLevel(level if rank == 0 else logging.ERROR)
@@ -327,14 +330,36 @@ class MMLogger(logging.Logger, ManagerMixin):
                 then()
             return
         self._waiting.append((time.time(), text, then))
-        if time.monotonic() - self._written_at >= TOGETHER_S:
+        if not self._holds and time.monotonic() - self._written_at >= TOGETHER_S:
             self.write_waiting()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the lines of :meth:`info_soon` of a block together at its end."""
+        self._holds = True
+        try:
+            yield
+        finally:
+            self._holds = False
+            self.write_waiting()
+
+    def before_message(self, speak: Callable[[], None] | None) -> None:
+        """Let somebody log lines before the next message, as they belong before it.
+
+        Args:
+            speak: Called once, and only in this thread; None calls nobody any more.
+        """
+        self._first = None if speak is None else (threading.get_ident(), speak)
 
     def write_waiting(self) -> None:
         """Write the lines of :meth:`info_soon` that wait, if they were logged in this thread.
 
         What one of their calls raises is raised after all have been made.
         """
+        if self._first is not None and self._first[0] == threading.get_ident():
+            _, speak = self._first
+            self._first = None
+            speak()
         if not self._waiting or self._waits_for != threading.get_ident():
             return
         # Before anything is called that may itself log.
@@ -375,7 +400,7 @@ class MMLogger(logging.Logger, ManagerMixin):
         A training run writes the same kind of line over and over. One that shows no more than its
         text is written without a record where nobody but this module sees it.
         """
-        if self._waiting:
+        if self._waiting or self._first is not None:
             self.write_waiting()
         if (
             level < logging.WARNING
@@ -423,7 +448,7 @@ class MMLogger(logging.Logger, ManagerMixin):
 
     def callHandlers(self, record: logging.LogRecord) -> None:
         """Hand the record to the logger's own handlers, and to no others."""
-        if self._waiting:
+        if self._waiting or self._first is not None:
             self.write_waiting()
         for handler in self.handlers:
             if record.levelno >= handler.level:
@@ -466,7 +491,7 @@ class MMLogger(logging.Logger, ManagerMixin):
 def _forget_waiting() -> None:
     """Leave lines that waited when this process was forked to its parent."""
     for logger in MMLogger._instance_dict.values():
-        logger._waiting = []
+        logger._waiting, logger._first = [], None
 
 
 if hasattr(os, "register_at_fork"):

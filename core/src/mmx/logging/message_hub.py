@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,19 +71,24 @@ class RowGroup:
             return False
         return True
 
+    def read(self) -> None:
+        """Read all tensors among the values in one go."""
+        if self.has_tensors:
+            values = self.values
+            places = [i for i, v in enumerate(values) if v.__class__ not in _FAST]
+            numbers = read_tensors([values[i] for i in places])
+            for place, number in zip(places, numbers, strict=True):
+                values[place] = number
+            self.has_tensors = False
+
     def hand_over(self) -> None:
-        """Move the rows into their buffers, reading all tensors in one go."""
+        """Move the rows into their buffers."""
         if not self.values:
             return
+        self.read()
         waiting = self.values[:]
         # Cleared first: a buffer that is asked for its values flushes its source.
         self.values.clear()
-        if self.has_tensors:
-            places = [i for i, v in enumerate(waiting) if v.__class__ not in _FAST]
-            numbers = read_tensors([waiting[i] for i in places])
-            for place, number in zip(places, numbers, strict=True):
-                waiting[place] = number
-            self.has_tensors = False
         width = len(self.buffers)
         for column, buffer in enumerate(self.buffers):
             buffer._extend(waiting[column::width])
@@ -152,6 +158,10 @@ class MessageHub(ManagerMixin):
         self._direct: dict[str, Callable[[float], None]] = {}
         # Floats that wait for their buffers, see `lane`. The lists are never replaced.
         self._lanes: dict[str, list[float]] = {}
+        # The lists of lanes and groups, in the order in which they came.
+        self._lists: list[list[Any]] = []
+        # Who wants to look before something changes, and in which thread, see `before_change`.
+        self._looker: tuple[int, Callable[[], None]] | None = None
         # What knows newer facts than those below, see `defer_facts`.
         self._late_facts: list[Callable[[dict[str, Any]], None]] = []
 
@@ -187,6 +197,8 @@ class MessageHub(ManagerMixin):
             TypeError: ``value`` is no number.
             ValueError: ``value`` has more than one element, or ``resumed`` differs from before.
         """
+        if self._looker is not None:
+            self._let_look()
         kind = type(value)
         if kind is not float and not (kind in _TENSORS and tensors_live_on_cpu()):
             value = self._check_value(key, value)
@@ -222,6 +234,7 @@ class MessageHub(ManagerMixin):
         """
         if not isinstance(log_dict, dict):
             raise InvalidTypeError(f"`log_dict` must be a dict!, but got {type(log_dict).__name__}")
+        self._let_look()
         self.update_row("", log_dict, resumed)
 
     def update_row(self, prefix: str, log_dict: Mapping[str, Any], resumed: bool = True) -> None:
@@ -336,6 +349,7 @@ class MessageHub(ManagerMixin):
         self._direct.pop(key, None)
         if key not in self._lanes:
             self._lanes[key] = []
+            self._lists.append(self._lanes[key])
             for rows in self._groups_of[key]:
                 rows.hand_over()
                 rows.close()
@@ -380,6 +394,7 @@ class MessageHub(ManagerMixin):
             self._forget_groups()
         group = RowGroup([self._buffer(key, resumed) for key in keys])
         self._groups[names] = group
+        self._lists.append(group.values)
         for key in keys:
             for rival in self._groups_of[key]:
                 if rival not in group.rivals:
@@ -396,6 +411,7 @@ class MessageHub(ManagerMixin):
         for group in self._groups.values():
             group.close()  # nobody goes on appending to it
         self._groups.clear()
+        self._lists = [*self._lanes.values()]
         self._groups_of = {key: [] for key in self._log_scalars}
         self._direct.clear()
 
@@ -403,6 +419,7 @@ class MessageHub(ManagerMixin):
         self._set_resumed_keys(key, resumed)
         buffer = self._log_scalars.get(key)
         if buffer is None:
+            self._let_look()
             buffer = HistoryBuffer(max_length=self.max_length)
             buffer.keep_ints()
             buffer.keep_totals()
@@ -414,12 +431,67 @@ class MessageHub(ManagerMixin):
 
     def flush(self) -> None:
         """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them."""
+        self._let_look()
         for group in self._groups.values():
             if group.values:
                 group.hand_over()
         for key, values in self._lanes.items():
             if values:
                 self._clear_lane(key)
+
+    # The past --------------------------------------------------------------------------------
+
+    def mark(self) -> tuple[int, ...]:
+        """Return what :meth:`replay` wants to know of this moment."""
+        return tuple(map(len, self._lists))
+
+    def replay(self, marks: Sequence[tuple[int, ...]], look: Callable[[int], None]) -> None:
+        """Let somebody look at the numbers as they were.
+
+        That is possible for as long as none has been handed over and nothing else has changed,
+        which :meth:`before_change` tells.
+
+        Args:
+            marks: What :meth:`mark` returned, in order.
+            look: Called with the index of each mark when no more had been logged than at it.
+        """
+        for group in self._groups.values():
+            group.read()
+        waiting = [values[:] for values in self._lists]
+        if any(len(values) < end for values, end in zip(waiting, marks[-1], strict=False)):
+            for number in range(len(marks)):  # another thread has taken them: as they are now
+                look(number)
+            return
+        shown = [0] * len(waiting)
+        for values in self._lists:
+            values.clear()
+        try:
+            for number, mark in enumerate(marks):
+                for i, end in enumerate(mark):
+                    self._lists[i].extend(waiting[i][shown[i] : end])
+                    shown[i] = end
+                look(number)
+        finally:
+            for values, all_values, begin in zip(self._lists, waiting, shown, strict=True):
+                values.extend(all_values[begin:])
+
+    def before_change(self, look: Callable[[], None] | None) -> None:
+        """Let somebody look at what waits before it is handed over, or anything else changes.
+
+        Lanes and rows of names that there are already only add to it, which is no change.
+
+        Args:
+            look: Called once, and only in this thread; None calls nobody any more.
+        """
+        self._looker = None if look is None else (threading.get_ident(), look)
+
+    def _let_look(self) -> None:
+        if self._looker is not None and self._looker[0] == threading.get_ident():
+            _, look = self._looker
+            self._looker = None
+            look()
+
+    # Reading ----------------------------------------------------------------------------------
 
     def get_scalar(self, key: str) -> HistoryBuffer:
         """Return the history of ``key``; not a copy, it goes on growing.
@@ -467,6 +539,8 @@ class MessageHub(ManagerMixin):
         Raises:
             ValueError: ``resumed`` differs from before.
         """
+        if self._looker is not None:
+            self._let_look()
         if self._resumed_keys.get(key) is not resumed:
             self._set_resumed_keys(key, resumed)
         if self._late_facts:
@@ -489,6 +563,7 @@ class MessageHub(ManagerMixin):
 
     def pop_info(self, key: str, default: Any = None) -> Any:
         """Remove a fact and return it, or ``default``."""
+        self._let_look()
         self._take_late_facts()
         return self._runtime_info.pop(key, default)
 

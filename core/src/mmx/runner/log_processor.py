@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mmx.device import get_max_cuda_memory, get_max_memory, is_cuda_available
+from mmx.dist import get_world_size
 from mmx.logging import HistoryBuffer, MessageHub
 from mmx.registry import LOG_PROCESSORS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
@@ -112,6 +113,17 @@ class LogProcessor:
             done = self.get_log_after_iter(runner, batch_idx, mode)
             return lambda: done
         return self._entry_after_iter(runner, batch_idx, mode)
+
+    def can_wait(self) -> bool:
+        """Tell whether lines may be put together later than they are due.
+
+        They may if they say no more than what the message hub held, and need no other rank.
+        """
+        return (
+            type(self) is LogProcessor
+            and not self._counts_memory()
+            and (not self.custom_cfg or get_world_size() == 1)
+        )
 
     def stand_by(self, runner: Runner, batch_idx: int, mode: str) -> None:
         """Do after an iteration what the lines of other ranks need, where nobody wants this rank's.

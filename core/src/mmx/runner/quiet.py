@@ -21,7 +21,7 @@ import operator
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,11 @@ from torch.nn.modules import module as torch_module
 from mmx.evaluator import Evaluator
 from mmx.evaluator.evaluator import PLAIN_KINDS
 from mmx.hooks import Hook, LoggerHook
-from mmx.logging.logger import TOGETHER_S
+from mmx.logging.logger import TOGETHER_S, MMLogger
 from mmx.model import BaseDataPreprocessor, BaseModel, MMDistributedDataParallel
 from mmx.optim import OptimWrapper
 from mmx.runner.dispatch import HookCall, QuietCalls, dispatch_of
+from mmx.runner.log_processor import LogProcessor
 from mmx.runner.state import RunStopped
 from mmx.utils.misc import class_has_methods
 
@@ -127,7 +128,13 @@ class _Quiet:
                 due.append(hook)
         self._calls = self._dispatch.quiet_calls(self._mode, tuple(awake))
         self._last_calls = self._dispatch.quiet_calls(self._mode, (*awake, *due))
-        self._is_only_logged = len(due) == 1 and type(due[0]) is LoggerHook
+        self._is_only_logged = (
+            len(due) == 1
+            and type(due[0]) is LoggerHook
+            and isinstance(self._runner.log_processor, LogProcessor)
+            and self._runner.log_processor.can_wait()
+            and isinstance(self._runner.logger, MMLogger)
+        )
         return number if self._calls is not None and self._are_ready(self._calls) else 0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
@@ -169,6 +176,16 @@ class _Quiet:
             self._runner.message_hub.flush()
 
 
+class _Line(NamedTuple):
+    """A log line that waits: what it is to find when it is logged."""
+
+    batch_idx: int
+    iteration: int
+    at: float
+    train_seconds: float
+    mark: tuple[int, ...]
+
+
 class QuietTraining(_Quiet):
     """Quiet training iterations.
 
@@ -181,6 +198,10 @@ class QuietTraining(_Quiet):
         self._names: tuple[str, ...] = ("loss",)
         # The iteration that is under way, and the one that the hub knows of.
         self._iter = self._told = 0
+        # Lines that wait for the next one half a second after the latest, and who logs them.
+        self._lines: list[_Line] = []
+        self._logs: Any = None
+        self._line_at = 0.0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
         info: Any = calls.info
@@ -222,7 +243,7 @@ class QuietTraining(_Quiet):
         clock = calls.timer.clock
         clock.mode = "train"
         before, spent = clock.t, clock.train_seconds
-        looked_at = before
+        is_line = False
         # Iterations after which the ranks have nothing to agree on, and how many of them were done.
         free, skipped = (0 if alone else stop.free_iters()), 0
         now = time.time
@@ -234,9 +255,12 @@ class QuietTraining(_Quiet):
         try:
             for idx, batch in enumerate(islice(batches, limit), first):
                 if idx == last:
-                    first_before, then_before, first_after, then_after = self._last_calls.busy
-                    is_watched = any(self._last_calls.busy)
                     clock.t, clock.train_seconds, clock.done = before, spent, iteration
+                    is_line = self._is_only_logged and not is_watched
+                    if not is_line:
+                        self._log_lines()
+                        first_before, then_before, first_after, then_after = self._last_calls.busy
+                        is_watched = any(self._last_calls.busy)
                 if first_before:
                     self._call_before(first_before, idx, batch)
                     if self._situation() != situation:
@@ -309,6 +333,8 @@ class QuietTraining(_Quiet):
                     clock.t, clock.train_seconds, clock.done = after, spent, iteration + 1
                 if then_after:
                     self._call_after(then_after, idx, batch, outputs)
+                if is_line:
+                    self._postpone(_Line(idx, iteration, after, spent, hub.mark()))
 
                 iteration += 1
                 state.iter = iteration
@@ -324,12 +350,13 @@ class QuietTraining(_Quiet):
                         raise RunStopped(stop.signal)
                     free = stop.free_iters()
                 # A log line changes nothing, but is an occasion to look.
-                is_line = idx == last and self._is_only_logged and not any(calls.busy)
-                if is_watched and not (is_line and after - looked_at < TOGETHER_S):
-                    looked_at = after
-                    if self._situation() != situation:
-                        break
+                if is_line and after - self._line_at >= TOGETHER_S:
+                    self._log_lines()
+                    is_watched = True
+                if is_watched and self._situation() != situation:
+                    break
                 if idx == last:
+                    is_line = False
                     number = self._iterations(idx + 1, first + limit - idx - 1)
                     if not number or self._calls is not calls:
                         break
@@ -345,9 +372,46 @@ class QuietTraining(_Quiet):
             if idx >= first and not is_watched:
                 clock.t, clock.train_seconds, clock.done = before, spent, iteration
             stop.skip_iters(skipped)
-            hub.end_deferring(self._tell)
-            self._count(idx + 1 - first)
+            try:
+                self._log_lines()
+            finally:
+                hub.end_deferring(self._tell)
+                self._count(idx + 1 - first)
         return idx + 1 - first
+
+    def _postpone(self, line: _Line) -> None:
+        """Let a line wait; it is logged before anything is that belongs behind it."""
+        if not self._lines:
+            self._logs = self._last_calls
+            self._runner.message_hub.before_change(self._log_lines)
+            self._runner.logger.before_message(self._log_lines)
+        self._lines.append(line)
+
+    def _log_lines(self) -> None:
+        """Log the lines that wait, each as of its iteration."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        hub, logger = self._runner.message_hub, self._runner.logger
+        hub.before_change(None)
+        logger.before_message(None)
+        state, clock = self._loop._state, self._calls.timer.clock
+        now = state.iter, self._iter, clock.t, clock.train_seconds, clock.done
+
+        def log(number: int) -> None:
+            line = lines[number]
+            state.iter = self._iter = line.iteration
+            clock.t, clock.train_seconds = line.at, line.train_seconds
+            clock.done = line.iteration + 1
+            for hooks in self._logs.busy[2:]:
+                self._call_after(hooks, line.batch_idx, None, None)
+
+        try:
+            with logger.together():
+                hub.replay([line.mark for line in lines], log)
+        finally:
+            state.iter, self._iter, clock.t, clock.train_seconds, clock.done = now
+            self._line_at = time.time()
 
     def _situation(self) -> tuple[Any, ...]:
         """Return all that a hook may have changed, as :meth:`run` wants it."""
