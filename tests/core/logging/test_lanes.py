@@ -1,5 +1,8 @@
 """The short ways into the message hub, for those who log in each iteration."""
 
+import threading
+
+import pytest
 import torch
 
 from mmx.logging import MessageHub
@@ -86,3 +89,80 @@ def test_memory_is_bounded_though_nobody_reads():
         log_row({"loss": torch.tensor(0.0)})
     assert len(hub._lanes["time"]) < 1000
     assert 2000 == len(values(hub, "time")) == len(values(hub, "loss"))
+
+
+def logged_in_steps(hub):
+    """Log in three steps, and return the marks after the last two."""
+    log, log_row = hub.lane("train/time"), hub.row_lane("train/")
+    log(0.0)
+    log_row({"a": torch.tensor(0.0), "b": torch.tensor(0.5)})
+    marks = []
+    for number in (1.0, 2.0):
+        log(number)
+        log_row({"a": torch.tensor(number), "b": torch.tensor(number)})
+        marks.append(hub.mark())
+    log(3.0)
+    return marks
+
+
+def test_replaying_shows_the_numbers_as_they_were_and_loses_none():
+    hub = MessageHub.get_instance("replaying")
+    marks, seen = logged_in_steps(hub), []
+    hub.replay(marks, lambda i: seen.append((values(hub, "train/time"), values(hub, "train/a"))))
+    assert [([0.0, 1.0], [0.0, 1.0]), ([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])] == seen
+    assert [0.0, 1.0, 2.0, 3.0] == values(hub, "train/time")
+    assert [0.5, 1.0, 2.0] == values(hub, "train/b")
+
+
+def test_a_replay_that_fails_loses_no_number():
+    hub = MessageHub.get_instance("failing replay")
+    marks = logged_in_steps(hub)
+    with pytest.raises(ZeroDivisionError):
+        hub.replay(marks, lambda i: 1 / 0)
+    assert [0.0, 1.0, 2.0, 3.0] == values(hub, "train/time")
+    assert [0.0, 1.0, 2.0] == values(hub, "train/a")
+
+
+def test_numbers_that_were_handed_over_are_replayed_as_they_are():
+    hub = MessageHub.get_instance("handed over")
+    marks, seen = logged_in_steps(hub), []
+    hub.flush()
+    hub.replay(marks, lambda i: seen.append(values(hub, "train/time")))
+    assert [[0.0, 1.0, 2.0, 3.0]] * 2 == seen
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda hub: hub.flush(),
+        lambda hub: hub.get_scalar("train/a").mean(),
+        lambda hub: hub.update_scalar("own", 1.0),
+        lambda hub: hub.update_scalars({"own": 1.0}),
+        lambda hub: hub.update_row("own/", {"a": 1.0}),
+        lambda hub: hub.update_info("own", 1.0),
+        lambda hub: hub.pop_info("own"),
+        lambda hub: hub.state_dict(),
+        lambda hub: hub.lane("own"),
+    ],
+)
+def test_who_wants_to_look_is_called_before_a_change_and_once(change):
+    hub = MessageHub.get_instance("looked at")
+    logged_in_steps(hub)
+    marks, seen = [hub.mark()], []
+
+    def look():
+        hub.replay(marks, lambda i: seen.append(dict(hub.runtime_info)))
+
+    hub.before_change(look)
+    thread = threading.Thread(target=hub.flush)
+    thread.start()
+    thread.join()
+    assert not seen
+    hub.before_change(look)
+    change(hub)
+    change(hub)
+    assert [{}] == seen
+    hub.before_change(look)
+    hub.before_change(None)
+    change(hub)
+    assert [{}] == seen

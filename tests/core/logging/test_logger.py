@@ -142,6 +142,24 @@ def test_other_ranks_may_write_a_file_that_begins_with_their_first_warning(tmp_p
     assert "all of it" in (tmp_path / "tmp_rank2.log").read_text()
 
 
+def test_lines_of_a_block_are_written_together_behind_those_that_come_first(tmp_path):
+    path = tmp_path / "a.log"
+    logger = MMLogger.get_instance("together", log_file=str(path))
+    with logger.together():
+        logger.info_soon(lambda: "one")
+        logger.info_soon(lambda: "two")
+        assert not path.read_text()
+    assert ["one", "two"] == [line.split(" - ")[-1] for line in path.read_text().splitlines()]
+    logger.before_message(lambda: logger.info_soon(lambda: "three"))
+    logger.info("four")
+    logger.info("five")
+    logger.before_message(lambda: logger.info("never"))
+    logger.before_message(None)
+    logger.info("six")
+    text = [line.split(" - ")[-1] for line in path.read_text().splitlines()]
+    assert text == ["one", "two", "three", "four", "five", "six"]
+
+
 def test_modes_of_the_file(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("before\n")

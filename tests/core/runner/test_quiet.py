@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmx.hooks import Hook, IterTimerHook, ParamSchedulerHook, RuntimeInfoHook
+from mmx.logging import MessageHub, MMLogger
 from mmx.model import BaseDataPreprocessor, BaseModel
 from mmx.runner.quiet import QuietEvaluation, QuietTraining
 from mmx.structures import BaseDataElement
@@ -165,6 +166,13 @@ def without_times(text: str) -> str:
     return re.sub(r'(eta|time|data_time)("?: )[\d:.e-]+', r"\1\2<t>", text)
 
 
+def log_of(runner) -> list[str]:
+    """The lines of the log that iterations and hooks write, without their times."""
+    text = without_times(next(Path(runner.log_dir).glob("*.log")).read_text())
+    lines = (line.split("INFO - ")[-1] for line in text.splitlines())
+    return [s for s in lines if re.match(r"(Epoch|Iter)\(|Saving|Exp name|step \d", s)]
+
+
 def remains_of(runner) -> dict[str, Any]:
     """All that a run leaves behind, without what depends on the clock."""
     hub = runner.message_hub
@@ -182,6 +190,7 @@ def remains_of(runner) -> dict[str, Any]:
             k: v for k, v in hub.runtime_info.items() if k in ("iter", "epoch", "loop_stage")
         },
         "records": [without_times(p.read_text()) for p in sorted(records.glob("*.json"))],
+        "log": log_of(runner),
         "random": torch.get_rng_state().sum().item(),
     }
 
@@ -233,6 +242,28 @@ class Scales(BaseDataPreprocessor):
 class Preprocesses:
     def __init__(self) -> None:
         super().__init__(data_preprocessor=Scales())
+
+
+class Talks:
+    """Writes to the log, and to the message hub and reads it, in the middle of an iteration."""
+
+    steps = 0
+
+    def forward(self, x, y=None, i=None, mode="tensor"):
+        hub = MessageHub.get_current_instance()
+        if mode == "loss":
+            self.steps += 1
+            if self.steps % 4 == 2:
+                MMLogger.get_current_instance().info(f"step {self.steps}")
+            if self.steps % 5 == 3:
+                hub.update_scalar("train/own", float(self.steps))
+            if self.steps % 6 == 4:
+                hub.update_scalars({"train/own": self.steps, "train/other_loss": 0.5})
+            if self.steps % 7 == 6:
+                mean = hub.get_scalar("train/loss").mean(3)
+                hub.update_info(f"train/seen_{self.steps}", float(mean))
+                MMLogger.get_current_instance().info(f"step {self.steps}: {mean}")
+        return super().forward(x, y, i, mode)
 
 
 class Meddles(Hook):
@@ -374,6 +405,11 @@ VARIANTS = {
     "data elements": {"model": Elements},
     "own parse_losses": {"model": OwnLosses},
     "own preprocessor": {"model": Preprocesses},
+    "talk": {"model": Talks},
+    "talk between lines of each iteration": {
+        "model": Talks,
+        "default_hooks": {"logger": {"type": "LoggerHook", "interval": 1}},
+    },
     "dropout": {"dropout": 0.5},
     "validation loss": {"val_cfg": {"with_loss": True}},
 }
@@ -419,6 +455,19 @@ def test_nothing_tells_quiet_iterations_from_others(run_both, quiet, variant):
     # More than one learning rate is left to the hook.
     assert (total(quiet["train"]) > 0) == (variant != "several groups")
     assert total(quiet["val"]) > 0
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+@pytest.mark.parametrize(
+    "variant", ["every third", "talk", "talk between lines of each iteration", "two losses"]
+)
+def test_lines_are_the_same_however_long_they_wait(run_both, quiet, monkeypatch, variant, seconds):
+    for module in ("mmx.logging.logger", "mmx.runner.quiet"):
+        monkeypatch.setattr(f"{module}.TOGETHER_S", seconds)
+    found, expected = run_both(VARIANTS[variant])
+    assert expected == found
+    assert len(found["log"]) > 10
+    assert total(quiet["train"]) > 0
 
 
 @pytest.mark.parametrize("stage", ["before_train_iter", "after_train_iter"])
@@ -611,6 +660,49 @@ def test_the_lines_of_a_validation_that_fails_are_written(make_runner, parts):
     log = next(Path(runner.log_dir).glob("*.log")).read_text()
     assert ["4", "8", "12", "16"] == re.findall(r"\(val\)\s*\[0\]\[ ?(\d+)/30\]", log)
     assert 18 == len(runner.message_hub.get_scalar("val/time").data[0])
+
+
+def test_the_lines_of_a_training_that_fails_are_written(make_runner, parts):
+    class Breaks(parts.Net):
+        calls = 0
+
+        def forward(self, x, y=None, i=None, mode="tensor"):
+            Breaks.calls += 1
+            if Breaks.calls == 19:
+                raise ArithmeticError("broken")
+            return super().forward(x, y, i, mode)
+
+    runner = make_runner(
+        model=Breaks(),
+        train_dataloader=parts.loader(120, seed=1),
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
+        **without_val(),
+    )
+    with pytest.raises(ArithmeticError, match="broken"):
+        runner.train()
+    log = next(Path(runner.log_dir).glob("*.log")).read_text()
+    assert ["4", "8", "12", "16"] == re.findall(r"\(train\)\s*\[1\]\[ ?(\d+)/30\]", log)
+    records = Path(runner.log_dir, "vis_data", "scalars.json").read_text().splitlines()
+    assert [4, 8, 12, 16] == [json.loads(line)["step"] for line in records]
+    assert 18 == len(runner.message_hub.get_scalar("train/loss").data[0]) == runner.iter
+
+
+def test_a_line_that_cannot_be_recorded_ends_the_run_and_loses_no_number(make_runner, parts):
+    runner = make_runner(
+        train_dataloader=parts.loader(120, seed=1),
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
+        **without_val(),
+    )
+
+    def fails(*args, **kwargs):
+        raise ArithmeticError("full")
+
+    runner.visualizer.add_scalars = fails
+    with pytest.raises(ArithmeticError, match="full"):
+        runner.train()
+    done = runner.iter
+    assert done == len(runner.message_hub.get_scalar("train/loss").data[0])
+    assert done == len(runner.message_hub.get_scalar("train/time").data[0])
 
 
 def test_lines_wait_for_no_longer_than_the_next_message(make_runner, monkeypatch):

@@ -104,6 +104,10 @@ class _Quiet:
         self._are_plain: tuple[bool, ...] = ()
         # Iterations whose records nobody may have asked for.
         self._waiting = 0
+        # Lines that wait until the next one half a second after the latest, and who logs them.
+        self._lines: list[Any] = []
+        self._logs: Any = None
+        self._line_at = 0.0
 
     def _iterations(self, batch_idx: int, limit: int) -> int:
         """Return how many iterations can be done here, up to one in which a sleeping hook is due.
@@ -168,6 +172,31 @@ class _Quiet:
             class_has_methods(other, of_other),
         )
 
+    def _postpone(self, line: Any) -> None:
+        """Let a line wait; it is logged before anything is said or set that belongs behind it."""
+        if not self._lines:
+            self._logs = self._last_calls
+            self._runner.message_hub.before_change(self._log_lines)
+            self._runner.logger.before_message(self._log_lines)
+        self._lines.append(line)
+
+    def _log_lines(self) -> None:
+        """Log the lines that wait, each as of its iteration."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        self._runner.message_hub.before_change(None)
+        self._runner.logger.before_message(None)
+        try:
+            with self._runner.logger.together():
+                self._log(lines)
+        finally:
+            self._line_at = time.time()
+
+    def _log(self, lines: Sequence[Any]) -> None:
+        """Call the hooks that log, for each line when no more is known than was when it was due."""
+        raise NotImplementedError
+
     def _count(self, done: int) -> None:
         """Let the hub take over what waits, should nobody have asked for it."""
         self._waiting += done
@@ -198,10 +227,6 @@ class QuietTraining(_Quiet):
         self._names: tuple[str, ...] = ("loss",)
         # The iteration that is under way, and the one that the hub knows of.
         self._iter = self._told = 0
-        # Lines that wait for the next one half a second after the latest, and who logs them.
-        self._lines: list[_Line] = []
-        self._logs: Any = None
-        self._line_at = 0.0
 
     def _are_ready(self, calls: QuietCalls) -> bool:
         info: Any = calls.info
@@ -379,22 +404,8 @@ class QuietTraining(_Quiet):
                 self._count(idx + 1 - first)
         return idx + 1 - first
 
-    def _postpone(self, line: _Line) -> None:
-        """Let a line wait; it is logged before anything is that belongs behind it."""
-        if not self._lines:
-            self._logs = self._last_calls
-            self._runner.message_hub.before_change(self._log_lines)
-            self._runner.logger.before_message(self._log_lines)
-        self._lines.append(line)
-
-    def _log_lines(self) -> None:
-        """Log the lines that wait, each as of its iteration."""
-        lines, self._lines = self._lines, []
-        if not lines:
-            return
-        hub, logger = self._runner.message_hub, self._runner.logger
-        hub.before_change(None)
-        logger.before_message(None)
+    def _log(self, lines: Sequence[_Line]) -> None:
+        hub = self._runner.message_hub
         state, clock = self._loop._state, self._calls.timer.clock
         now = state.iter, self._iter, clock.t, clock.train_seconds, clock.done
 
@@ -407,11 +418,9 @@ class QuietTraining(_Quiet):
                 self._call_after(hooks, line.batch_idx, None, None)
 
         try:
-            with logger.together():
-                hub.replay([line.mark for line in lines], log)
+            hub.replay([line.mark for line in lines], log)
         finally:
             state.iter, self._iter, clock.t, clock.train_seconds, clock.done = now
-            self._line_at = time.time()
 
     def _situation(self) -> tuple[Any, ...]:
         """Return all that a hook may have changed, as :meth:`run` wants it."""
@@ -480,9 +489,10 @@ class QuietEvaluation(_Quiet):
 
     def __init__(self, loop: _EvalLoop) -> None:
         super().__init__(loop, loop.mode, _PREDICT[loop.mode], _PROCESS)
-        # Iterations whose times are logged, and when a line was.
+        # When each batch was there, and when its iteration had ended; and iterations whose times
+        # are logged.
+        self._stamps: list[float] = []
         self._done = 0
-        self._line_at = 0.0
 
     def _iterations(self, batch_idx: int, limit: int) -> int:
         # The first iteration of each data set is left to the hooks.
@@ -520,25 +530,18 @@ class QuietEvaluation(_Quiet):
         _, _, _, _, evaluator, metrics, forward = situation
         calls.timer.clock.mode = self._mode
         now = time.time
-        # When each batch was there, and when its iteration had ended.
-        stamps: list[float] = []
+        stamps = self._stamps
         stamp = stamps.append
-        # Lines that wait, because the one before was written a moment ago, and who logs them.
-        lines: list[int] = []
-        logs = self._last_calls
+        is_line = False
         last = first + number - 1
         self._done = first
         idx = first - 1
         try:
             for idx, batch in enumerate(islice(batches, limit), first):
                 if idx == last:
-                    is_soon = bool(stamps) and stamps[-1] - self._line_at < TOGETHER_S
-                    if is_soon and self._is_only_logged and not any(calls.busy):
-                        lines.append(idx)
-                        logs = self._last_calls
-                        last += self._iterations(idx + 1, first + limit - idx - 1)
-                    else:
-                        self._log_lines(lines, stamps, logs)
+                    is_line = self._is_only_logged and not is_watched
+                    if not is_line:
+                        self._log_lines()
                         first_before, then_before, first_after, then_after = self._last_calls.busy
                         is_watched_before = bool(first_before or then_before)
                         is_watched = any(self._last_calls.busy)
@@ -548,7 +551,7 @@ class QuietEvaluation(_Quiet):
                 if then_before:
                     self._call_before(then_before, idx, batch)
                 if is_watched_before and self._situation() != situation:
-                    self._end_as_ever(idx, batch, stamps)
+                    self._end_as_ever(idx, batch)
                     break
 
                 is_taken = False
@@ -575,15 +578,21 @@ class QuietEvaluation(_Quiet):
                     self._call_after(first_after, idx, batch, outputs)
                 stamp(now())
                 if is_watched:
-                    self._log_times(stamps, idx + 1)
+                    self._log_times(idx + 1)
                 if then_after:
                     self._call_after(then_after, idx, batch, outputs)
+                if is_line:
+                    self._postpone(idx)
                 if alone and state.stop_signal:
                     raise RunStopped(state.stop_signal)
+                # A log line changes nothing, but is an occasion to look.
+                if is_line and stamps[-1] - self._line_at >= TOGETHER_S:
+                    self._log_lines()
+                    is_watched = True
                 if is_watched and self._situation() != situation:
                     break
                 if idx == last:
-                    self._line_at = now()
+                    is_line = False
                     number = self._iterations(idx + 1, first + limit - idx - 1)
                     if not number or self._calls is not calls:
                         break
@@ -592,22 +601,23 @@ class QuietEvaluation(_Quiet):
                     is_watched_before = bool(first_before or then_before)
                     is_watched = any(calls.busy)
         finally:
-            self._log_lines(lines, stamps, logs)
-            self._log_times(stamps, idx + 1)
-            self._count(idx + 1 - first)
+            try:
+                self._log_lines()
+            finally:
+                self._log_times(idx + 1)
+                stamps.clear()  # of an iteration that failed
+                self._count(idx + 1 - first)
         return idx + 1 - first
 
-    def _log_lines(self, lines: list[int], stamps: list[float], calls: QuietCalls) -> None:
-        """Log lines of iterations that have passed, each when no more than its times are known."""
+    def _log(self, lines: Sequence[int]) -> None:
         for idx in lines:
-            self._log_times(stamps, idx + 1)
-            for hooks in calls.busy[2:]:
+            self._log_times(idx + 1)
+            for hooks in self._logs.busy[2:]:
                 self._call_after(hooks, idx, None, None)
-            self._line_at = time.time()
-        lines.clear()
 
-    def _log_times(self, stamps: list[float], done: int) -> None:
+    def _log_times(self, done: int) -> None:
         """Log what the stamps say of the iterations before ``done``, and forget these stamps."""
+        stamps = self._stamps
         size = min(2 * (done - self._done), len(stamps) // 2 * 2)
         if not size:
             return
@@ -640,11 +650,11 @@ class QuietEvaluation(_Quiet):
             _plain_call(model, trains=False) if is_plain else None,
         )
 
-    def _end_as_ever(self, idx: int, batch: Any, stamps: list[float]) -> None:
+    def _end_as_ever(self, idx: int, batch: Any) -> None:
         """Go on with an iteration whose first hooks have changed something."""
         timer = self._calls.timer
         logged_waits, _ = timer.short_ways(self._runner, self._mode)
-        logged_waits.append(stamps.pop() - timer.clock.t)
+        logged_waits.append(self._stamps.pop() - timer.clock.t)
         outputs = self._loop._step(batch)
         self._loop.evaluator.process(data_samples=outputs, data_batch=batch)
         self._runner.call_hook(self._after, batch_idx=idx, data_batch=batch, outputs=outputs)

@@ -82,7 +82,7 @@ class StopAgreement:
     def __init__(self, state: TrainState) -> None:
         self._state = state
         self.alone = get_world_size() == 1
-        self._group = None if self.alone else get_object_group()
+        self._group: Any = None if self.alone else get_object_group()
         # Of the collectives of training: the group itself waits as long as an evaluation may take.
         self._timeout = None if self.alone else _timeout_of(get_default_group())
         # The signal, and how many iterations until the next exchange: the least that a rank wants.
@@ -144,7 +144,7 @@ class StopAgreement:
 
 def _largest_of_all() -> Any:
     """Return the options of a reduction that nobody waits for."""
-    options = torch.distributed.AllreduceOptions()
+    options: Any = torch.distributed.AllreduceOptions()
     options.reduceOp = torch.distributed.ReduceOp.MAX
     options.asyncOp = True
     return options
