@@ -160,6 +160,19 @@ def test_lines_of_a_block_are_written_together_behind_those_that_come_first(tmp_
     assert text == ["one", "two", "three", "four", "five", "six"]
 
 
+def test_lines_of_a_block_show_the_times_they_are_given(tmp_path):
+    path = tmp_path / "a.log"
+    logger = MMLogger.get_instance("times", log_file=str(path))
+    with logger.together() as show_time:
+        for year in (10, 20):
+            show_time(year * 365.25 * 86400 + 180 * 86400)
+            logger.info_soon(lambda: "a line")
+        logger.info("a message")
+    logger.info("afterwards")
+    years = [line[:4] for line in path.read_text().splitlines()]
+    assert years == ["1980", "1990", "1990", time.strftime("%Y")]
+
+
 def test_modes_of_the_file(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("before\n")

@@ -271,7 +271,9 @@ class MMLogger(logging.Logger, ManagerMixin):
         self._waiting: list[tuple[float, Callable[[], str], Callable[[], None] | None]] = []
         self._waits_for: int | None = None
         self._written_at = 0.0
+        # In a block of `together`, and the time that its lines show.
         self._holds = False
+        self._shown_time: float | None = None
         # Who has something to say before the next message, and in which thread.
         self._first: tuple[int, Callable[[], None]] | None = None
 
@@ -329,19 +331,30 @@ class MMLogger(logging.Logger, ManagerMixin):
             if then is not None:
                 then()
             return
-        self._waiting.append((time.time(), text, then))
+        self._waiting.append((self._now(), text, then))
         if not self._holds and time.monotonic() - self._written_at >= TOGETHER_S:
             self.write_waiting()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Write the lines of :meth:`info_soon` of a block together at its end."""
+    def together(self) -> Iterator[Callable[[float], None]]:
+        """Write the lines of :meth:`info_soon` of a block together at its end.
+
+        The block gets a function that sets the time which the next lines show, in seconds since the
+        epoch.
+        """
+
+        def show_time(seconds: float) -> None:
+            self._shown_time = seconds
+
         self._holds = True
         try:
-            yield
+            yield show_time
         finally:
-            self._holds = False
+            self._holds, self._shown_time = False, None
             self.write_waiting()
+
+    def _now(self) -> float:
+        return time.time() if self._shown_time is None else self._shown_time
 
     def before_message(self, speak: Callable[[], None] | None) -> None:
         """Let somebody log lines before the next message, as they belong before it.
@@ -407,7 +420,7 @@ class MMLogger(logging.Logger, ManagerMixin):
             and msg.__class__ is str
             and not (args or exc_info or extra or stack_info)
             and self._writes_plainly()
-            and self._log_plainly(level, [(time.time(), msg)])
+            and self._log_plainly(level, [(self._now(), msg)])
         ):
             return
         # One frame more lies between here and the caller.

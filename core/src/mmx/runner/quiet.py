@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -188,13 +188,18 @@ class _Quiet:
         self._runner.message_hub.before_change(None)
         self._runner.logger.before_message(None)
         try:
-            with self._runner.logger.together():
-                self._log(lines)
+            with self._runner.logger.together() as show_time:
+                self._log(lines, show_time)
         finally:
             self._line_at = time.time()
 
-    def _log(self, lines: Sequence[Any]) -> None:
-        """Call the hooks that log, for each line when no more is known than was when it was due."""
+    def _log(self, lines: Sequence[Any], show_time: Callable[[float], None]) -> None:
+        """Call the hooks that log, for each line when no more is known than was when it was due.
+
+        Args:
+            lines: The lines.
+            show_time: To be called with the time of each.
+        """
         raise NotImplementedError
 
     def _count(self, done: int) -> None:
@@ -404,7 +409,7 @@ class QuietTraining(_Quiet):
                 self._count(idx + 1 - first)
         return idx + 1 - first
 
-    def _log(self, lines: Sequence[_Line]) -> None:
+    def _log(self, lines: Sequence[_Line], show_time: Callable[[float], None]) -> None:
         hub = self._runner.message_hub
         state, clock = self._loop._state, self._calls.timer.clock
         now = state.iter, self._iter, clock.t, clock.train_seconds, clock.done
@@ -414,6 +419,7 @@ class QuietTraining(_Quiet):
             state.iter = self._iter = line.iteration
             clock.t, clock.train_seconds = line.at, line.train_seconds
             clock.done = line.iteration + 1
+            show_time(line.at)
             for hooks in self._logs.busy[2:]:
                 self._call_after(hooks, line.batch_idx, None, None)
 
@@ -609,9 +615,10 @@ class QuietEvaluation(_Quiet):
                 self._count(idx + 1 - first)
         return idx + 1 - first
 
-    def _log(self, lines: Sequence[int]) -> None:
+    def _log(self, lines: Sequence[int], show_time: Callable[[float], None]) -> None:
         for idx in lines:
             self._log_times(idx + 1)
+            show_time(self._calls.timer.clock.t)
             for hooks in self._logs.busy[2:]:
                 self._call_after(hooks, idx, None, None)
 
