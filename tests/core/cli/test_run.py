@@ -153,6 +153,17 @@ class TestMistakes:
         assert "val_dataloader" in told
         assert "val_evaluator" in told
 
+    def test_what_is_odd_is_told_with_its_line_beside_errors_and_without(
+        self, config: Path
+    ) -> None:
+        config.write_text(config.read_text() + "load_form = None\n")
+        line = len(config.read_text().splitlines())
+        odd = f"load_form ({config.name}:{line}): this key means nothing to a run; did you mean"
+        run = mmx("train", config.name, "--fast-dev-run", "1", cwd=config.parent)
+        assert run.returncode == 0, run.stderr
+        assert 1 == run.stderr.count(odd) == run.stderr.count("load_form")
+        assert odd in mistake(config, "layers=2", "layer=2")
+
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         run = mmx("train", "nowhere.py", cwd=tmp_path)
         assert run.returncode != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,17 +169,23 @@ def _evaluation_runner(
 
 
 def check(cfg: Any, *, strict: bool) -> None:
-    """Check a config before anything is built, and exit with all that is wrong with it.
+    """Check a config before anything is built, say what is odd about it, and exit if it is wrong.
 
     Raises:
-        click.ClickException: There are errors; the report names key, file, line and near names.
+        click.ClickException: There are errors; the report names key, file, line and near names,
+            and has the warnings as well.
     """
-    from mmx.config.check import ConfigCheckError, raise_on_errors
+    from mmx.config.check import ConfigCheckError, check_config, report
+    from mmx.runner.spec import UNUSED_KEY
 
-    try:
-        raise_on_errors(cfg, strict=strict)
-    except ConfigCheckError as error:
-        raise click.ClickException(str(error)) from error
+    findings = check_config(cfg, strict)
+    name = getattr(cfg, "filename", None) or "config"
+    if any(finding.is_error for finding in findings):
+        raise click.ClickException(str(ConfigCheckError(findings, filename=name)))
+    if findings and os.environ.get("RANK", "0") == "0":
+        click.echo(f"{name}: {report(findings)}", err=True)
+    # The report has said it, and where.
+    warnings.filterwarnings("ignore", message=f".*{UNUSED_KEY}", category=UserWarning)
 
 
 def build_runner(cfg: Any) -> Runner:

@@ -267,6 +267,10 @@ def _check_rest(arguments: Mapping[str, Any]) -> None:
         )
 
 
+# What warnings of misspelled keys have in common.
+UNUSED_KEY = "is not used by the runner"
+
+
 def warn_of_unknown_keys(cfg: Mapping[str, Any]) -> None:
     """Warn about top-level keys that look like a misspelled argument of the runner.
 
@@ -280,6 +284,6 @@ def warn_of_unknown_keys(cfg: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
         if near:
             warnings.warn(
-                f"the config's key {key!r} is not used by the runner; did you mean {near[0]!r}?",
+                f"the config's key {key!r} {UNUSED_KEY}; did you mean {near[0]!r}?",
                 stacklevel=3,
             )
