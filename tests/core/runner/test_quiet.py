@@ -462,7 +462,7 @@ def test_nothing_tells_quiet_iterations_from_others(run_both, quiet, variant):
     "variant", ["every third", "talk", "talk between lines of each iteration", "two losses"]
 )
 def test_lines_are_the_same_however_long_they_wait(run_both, quiet, monkeypatch, variant, seconds):
-    for module in ("mmx.logging.logger", "mmx.runner.quiet"):
+    for module in ("mmx.logging.logger", "mmx.runner.quiet.base"):
         monkeypatch.setattr(f"{module}.TOGETHER_S", seconds)
     found, expected = run_both(VARIANTS[variant])
     assert expected == found
@@ -498,7 +498,7 @@ def test_a_stretch_ends_with_the_data(make_runner, parts, quiet):
 
 
 def test_records_of_a_long_run_nobody_reads_are_handed_over(make_runner, monkeypatch, parts):
-    monkeypatch.setattr("mmx.runner.quiet._LONGEST", 8)
+    monkeypatch.setattr("mmx.runner.quiet.base.Quiet.longest", 8)
     hooks = {"logger": None, "checkpoint": None}
     runner = make_runner(train_dataloader=parts.loader(200), **without_val(default_hooks=hooks))
     waiting = []
