@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmx.config import Config, ConfigDict, apply, content_hash, diff
+from mmx.config.config_dict import CONFIG_METHODS
 from mmx.config.merge import merge
 
 QUICK = settings(max_examples=60, deadline=None)
@@ -166,6 +167,7 @@ actions = st.lists(
 
 @QUICK
 @given(actions)
+@example([("set", "dump", "{x}")])
 def test_a_config_dict_does_what_a_dict_does(actions):
     cfg, plain = ConfigDict(), {}
     for action, key, value in actions:
@@ -184,7 +186,8 @@ def test_a_config_dict_does_what_a_dict_does(actions):
     assert plain == cfg.to_dict() == dict(cfg)
     assert list(plain) == list(cfg)
     reachable = {key for key in plain if key not in dir(ConfigDict)}
-    assert reachable == {key for key in names_of(cfg) if key in reachable}
+    assert all(cfg[key] == getattr(cfg, key) for key in reachable)
+    assert reachable - CONFIG_METHODS <= set(names_of(cfg))
     assert not [key for key in names_of(cfg) if key not in plain]
 
 
