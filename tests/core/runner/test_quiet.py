@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -685,6 +686,31 @@ def test_the_lines_of_a_training_that_fails_are_written(make_runner, parts):
     records = Path(runner.log_dir, "vis_data", "scalars.json").read_text().splitlines()
     assert [4, 8, 12, 16] == [json.loads(line)["step"] for line in records]
     assert 18 == len(runner.message_hub.get_scalar("train/loss").data[0]) == runner.iter
+
+
+def test_times_are_right_where_a_line_finds_the_model_changed(make_runner, parts, monkeypatch):
+    monkeypatch.setattr("mmx.runner.quiet.base.TOGETHER_S", 0)
+
+    class Changes(parts.Net):
+        calls = 0
+
+        def forward(self, x, y=None, i=None, mode="tensor"):
+            self.calls += 1
+            if self.calls == 9:
+                self.register_forward_pre_hook(lambda module, args: None)
+                time.sleep(0.3)
+            return super().forward(x, y, i, mode)
+
+    runner = make_runner(
+        model=Changes(),
+        train_dataloader=parts.loader(60, seed=1),
+        default_hooks={"logger": {"type": "LoggerHook", "interval": 3}},
+        **without_val(),
+    )
+    runner.train()
+    hub = runner.message_hub
+    waits, times = (hub.get_scalar(f"train/{name}").data[0] for name in ("data_time", "time"))
+    assert max(waits) < 0.3 <= times[8] == max(times)
 
 
 def test_a_line_that_cannot_be_recorded_ends_the_run_and_loses_no_number(make_runner, parts):

@@ -127,10 +127,11 @@ class QuietEvaluation(Quiet):
                 if alone and state.stop_signal:
                     raise RunStopped(state.stop_signal)
                 # A log line changes nothing, but is an occasion to look.
+                is_occasion = is_watched
                 if is_line and self._is_time_for_lines(stamps[-1]):
                     self._log_lines()
-                    is_watched = True
-                if is_watched and self._situation() != situation:
+                    is_occasion = True
+                if is_occasion and self._situation() != situation:
                     break
                 if idx == last:
                     is_line = False
