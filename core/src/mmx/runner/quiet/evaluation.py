@@ -117,7 +117,8 @@ class QuietEvaluation(Quiet):
 
                 if first_after:
                     self._call_after(first_after, idx, batch, outputs)
-                stamp(now())
+                after = now()
+                stamp(after)
                 if is_watched:
                     self._log_times(idx + 1)
                 if then_after:
@@ -126,7 +127,7 @@ class QuietEvaluation(Quiet):
                     self._postpone(idx)
                 if alone and state.stop_signal:
                     raise RunStopped(state.stop_signal)
-                if (is_line or is_watched) and self._has_changed(situation, is_line, stamps[-1]):
+                if (is_line or is_watched) and self._has_changed(situation, is_line, after):
                     break
                 if idx == last:
                     is_line = False
