@@ -1,4 +1,4 @@
 a = '{{ fileDirname }}/x'
 b = '{{fileBasename}}'
 c = ['{{ fileBasenameNoExtension }}', '{{ fileExtname }}']
-d = './runs/{{ fileBasenameNoExtension }}/{{fileBasename}}'
+d = './work/{{ fileBasenameNoExtension }}/{{fileBasename}}'
