@@ -1,4 +1,4 @@
 a = '{{ fileDirname }}/x'
 b = '{{fileBasename}}'
 c = ['{{ fileBasenameNoExtension }}', '{{ fileExtname }}']
-d = './work/{{ fileBasenameNoExtension }}/{{fileBasename}}'
+d = './runs/{{ fileBasenameNoExtension }}/{{fileBasename}}'

@@ -368,6 +368,8 @@ class TestLatest:
         write_last_checkpoint(tmp_path, str(tmp_path / "epoch_2.pth"))
         damage(tmp_path / "epoch_2.pth", "bit")
         assert find_latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
+        shown = capsys.readouterr()
+        assert "epoch_2.pth" in shown.out + shown.err
 
     def test_all_damaged_is_an_error(self, tmp_path: Path) -> None:
         save_checkpoint(example(), tmp_path / "epoch_1.pth")

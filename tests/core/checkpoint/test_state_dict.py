@@ -101,6 +101,7 @@ def test_without_strict_what_fits_is_loaded(capsys: pytest.CaptureFixture[str]) 
     del state["conv.bias"]
     load_state_dict(target, state)
     assert torch.equal(target.conv.weight, source.conv.weight)
+    assert "missing keys in source state_dict: conv.bias" in capsys.readouterr().out
 
 
 def test_absent_batch_counters_are_no_news() -> None:

@@ -271,16 +271,18 @@ def test_tensors_and_objects_on_four_processes() -> None:
     run_distributed(_objects, 4)
 
 
-def test_dicts_and_parameters_are_reduced() -> None:
-    run_distributed(_dicts_and_parameters, 2)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_dicts_and_parameters_are_reduced(world_size: int) -> None:
+    run_distributed(_dicts_and_parameters, world_size)
 
 
 def test_objects_on_two_processes() -> None:
     run_distributed(_objects, 2)
 
 
-def test_large_objects_travel_one_after_the_other() -> None:
-    run_distributed(_large_objects, 2)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_large_objects_travel_one_after_the_other(world_size: int) -> None:
+    run_distributed(_large_objects, world_size)
 
 
 def test_long_lists_travel_in_parts() -> None:
@@ -288,7 +290,7 @@ def test_long_lists_travel_in_parts() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_results_are_collected_in_the_order_of_the_data_set(device: str, world_size: int) -> None:
     run_distributed(_results, world_size, device)
 

@@ -123,6 +123,30 @@ def test_two_ranks_learn_bit_for_bit_what_one_process_accumulates(ranks) -> None
     assert expected == [rank["static"] for rank in ranks]
 
 
+def learn_a_quarter() -> list[float]:
+    wrapped = MMDistributedDataParallel(Net())
+    wrapper, rank = wrapper_of(wrapped), dist.get_rank()
+    rows = slice(2 * (rank % 2), 2 * (rank % 2) + 2)
+    return [
+        wrapped.train_step({"x": batch(i, rank // 2)["x"][rows]}, wrapper)["loss"].item()
+        for i in range(STEPS)
+    ]
+
+
+def test_four_ranks_learn_what_one_process_learns_from_the_whole_batch() -> None:
+    model = Net()
+    wrapper = wrapper_of(model)
+    means = torch.tensor(run_distributed(learn_a_quarter, 4)).mean(0)
+    expected = [
+        model.train_step({"x": torch.cat([batch(i, half)["x"] for half in (0, 1)])}, wrapper)[
+            "loss"
+        ]
+        for i in range(STEPS)
+    ]
+    # The sum over a batch of 8 is not in the order of four sums over 2.
+    torch.testing.assert_close(means, torch.stack(expected), rtol=1e-6, atol=1e-7)
+
+
 def test_two_ranks_learn_what_one_process_learns_from_the_whole_batch(ranks) -> None:
     model = Net()
     wrapper = wrapper_of(model)

@@ -234,7 +234,7 @@ def test_tensors_of_an_accelerator_wait_for_one_transfer(monkeypatch):
         return [float(tensor) for tensor in tensors]
 
     monkeypatch.setattr(module, "tensors_live_on_cpu", lambda: False)
-    monkeypatch.setattr(module, "read_tensors", read_tensors)
+    monkeypatch.setattr("mmx.logging._rows.read_tensors", read_tensors)
     hub = MessageHub("x")
     for number in range(50):
         hub.update_row("train/", {"loss": torch.tensor(float(number)), "acc": 0.5})

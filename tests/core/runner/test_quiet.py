@@ -640,52 +640,33 @@ def test_times_of_a_validation_are_those_of_its_iterations(make_runner, parts, q
         assert abs(window.mean() - float(text)) < 1e-4
 
 
-def test_the_lines_of_a_validation_that_fails_are_written(make_runner, parts):
-    class Breaks(parts.Net):
-        calls = 0
-
-        def forward(self, x, y=None, i=None, mode="tensor"):
-            if mode == "predict":
-                Breaks.calls += 1
-                if Breaks.calls == 19:
-                    raise ArithmeticError("broken")
-            return super().forward(x, y, i, mode)
-
-    runner = make_runner(
-        model=Breaks(),
-        val_dataloader=parts.loader(120, seed=1),
-        default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
-    )
-    with pytest.raises(ArithmeticError, match="broken"):
-        runner.val()
-    log = next(Path(runner.log_dir).glob("*.log")).read_text()
-    assert ["4", "8", "12", "16"] == re.findall(r"\(val\)\s*\[0\]\[ ?(\d+)/30\]", log)
-    assert 18 == len(runner.message_hub.get_scalar("val/time").data[0])
-
-
-def test_the_lines_of_a_training_that_fails_are_written(make_runner, parts):
+@pytest.mark.parametrize("mode", ["train", "val"])
+def test_the_lines_of_a_loop_that_fails_are_written(make_runner, parts, mode):
     class Breaks(parts.Net):
         calls = 0
 
         def forward(self, x, y=None, i=None, mode="tensor"):
             Breaks.calls += 1
-            if Breaks.calls == 19:
+            if Breaks.calls == 20:  # whose line is due
                 raise ArithmeticError("broken")
             return super().forward(x, y, i, mode)
 
     runner = make_runner(
         model=Breaks(),
         train_dataloader=parts.loader(120, seed=1),
+        val_dataloader=parts.loader(120, seed=1),
         default_hooks={"logger": {"type": "LoggerHook", "interval": 4}},
-        **without_val(),
     )
     with pytest.raises(ArithmeticError, match="broken"):
-        runner.train()
+        getattr(runner, mode)()
     log = next(Path(runner.log_dir).glob("*.log")).read_text()
-    assert ["4", "8", "12", "16"] == re.findall(r"\(train\)\s*\[1\]\[ ?(\d+)/30\]", log)
-    records = Path(runner.log_dir, "vis_data", "scalars.json").read_text().splitlines()
-    assert [4, 8, 12, 16] == [json.loads(line)["step"] for line in records]
-    assert 18 == len(runner.message_hub.get_scalar("train/loss").data[0]) == runner.iter
+    lines = re.findall(rf"\({mode}\)\s*\[\d\]\[ ?(\d+)/30\]", log)
+    assert ["4", "8", "12", "16"] == lines
+    assert 19 == len(runner.message_hub.get_scalar(f"{mode}/time").data[0])
+    if mode == "train":
+        records = Path(runner.log_dir, "vis_data", "scalars.json").read_text().splitlines()
+        assert [4, 8, 12, 16] == [json.loads(line)["step"] for line in records]
+        assert 19 == len(runner.message_hub.get_scalar("train/loss").data[0]) == runner.iter
 
 
 def test_times_are_right_where_a_line_finds_the_model_changed(make_runner, parts, monkeypatch):

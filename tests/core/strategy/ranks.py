@@ -26,6 +26,11 @@ class Data(torch.utils.data.Dataset):
         return {"x": self.x[index], "y": int(self.x[index].sum() > 0)}
 
 
+NOTHING_SAVED = {
+    "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": -1, "save_last": False}}
+}
+
+
 def make_model():
     from mmx.model import BaseModel
 
@@ -47,13 +52,13 @@ def make_model():
     return Net()
 
 
-def make_runner(directory, *, epochs=2, launcher="pytorch", batch_size=4, **more):
-    from mmx.runner import Runner
+def make_runner(directory, *, epochs=2, launcher="pytorch", batch_size=4, flexible=False, **more):
+    from mmx.runner import FlexibleRunner, Runner
 
     more.setdefault("optim_wrapper", dict(optimizer=dict(type="Adam", lr=0.01)))
-    return Runner(
+    return (FlexibleRunner if flexible else Runner)(
         make_model(),
-        directory,
+        work_dir=directory,
         train_dataloader=dict(
             dataset=Data(),
             sampler=dict(type="DefaultSampler", shuffle=True),
@@ -106,6 +111,42 @@ def fsdp(directory, rank):
         "resumed": whole_weights(longer),
         "straight": whole_weights(straight),
     }
+
+
+def flexible(directory, rank):
+    """The launcher is what the environment says, and the strategy the one that was asked for."""
+    found = {}
+    for kind in ("DDPStrategy", "FSDPStrategy"):
+        asked = dict(launcher=None, flexible=True, strategy=dict(type=kind))
+        runner = make_runner(f"{directory}-{kind}", **asked)
+        runner.train()
+        found[kind] = {
+            "used": type(runner.strategy).__name__,
+            "world": runner.world_size,
+            "weights": whole_weights(runner),
+        }
+        resumed = make_runner(f"{directory}-{kind}", epochs=3, resume=True, **asked)
+        resumed.train()
+        found[kind]["resumed at"] = resumed.iter
+    return found
+
+
+def wrapped_by_config(directory, rank):
+    found = {}
+    wrappers = {
+        "MMDistributedDataParallel": dict(find_unused_parameters=True, static_graph=False),
+        "MMFullyShardedDataParallel": {},
+    }
+    for kind, options in wrappers.items():
+        cfg = dict(model_wrapper_cfg=dict(type=kind, **options))
+        runner = make_runner(f"{directory}-{kind}", cfg=cfg, **NOTHING_SAVED)
+        runner.train()
+        found[kind] = {
+            "used": type(runner.model).__name__,
+            "looks": getattr(runner.model, "find_unused_parameters", None),
+            "losses": runner.message_hub.get_scalar("train/loss").data[0].tolist(),
+        }
+    return found
 
 
 def terminated(directory, rank):

@@ -283,3 +283,31 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
     model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
     strategy.optim_state_dict()
     assert len(warned) == 1
+
+
+def test_the_flexible_runner_trains_with_the_strategy_asked_for_on_two_ranks(tmp_path):
+    first, second = on_two_ranks("flexible", tmp_path)
+    alone = single_process(tmp_path / "alone", batch_size=8)
+    for kind in ("DDPStrategy", "FSDPStrategy"):
+        assert (kind, 2) == (first[kind]["used"], first[kind]["world"])
+        others = ("used", "world", "resumed at")
+        assert [first[kind][key] for key in others] == [second[kind][key] for key in others]
+        # Means of halves of a batch are not added in the order of the whole.
+        assert close(alone, first[kind]["weights"])
+        assert 12 == first[kind]["resumed at"]
+
+
+def test_wrappers_named_by_the_config_train_on_two_ranks(tmp_path):
+    found = on_two_ranks("wrapped_by_config", tmp_path)
+    for rank in found:
+        data_parallel, sharded = rank.values()
+        assert ("MMDistributedDataParallel", True) == (
+            data_parallel["used"],
+            data_parallel["looks"],
+        )
+        assert "MMFullyShardedDataParallel" == sharded["used"]
+        assert len(data_parallel["losses"]) == 8
+        torch.testing.assert_close(
+            torch.tensor(data_parallel["losses"]), torch.tensor(sharded["losses"])
+        )
+    assert found[0] != found[1], "each rank has a half of its own"

@@ -176,16 +176,22 @@ def check(cfg: Any, *, strict: bool) -> None:
             and has the warnings as well.
     """
     from mmx.config.check import ConfigCheckError, check_config, report
-    from mmx.runner.spec import UNUSED_KEY
+    from mmx.config.keys import UnknownKeyWarning
 
     findings = check_config(cfg, strict)
     name = getattr(cfg, "filename", None) or "config"
     if any(finding.is_error for finding in findings):
         raise click.ClickException(str(ConfigCheckError(findings, filename=name)))
-    if findings and os.environ.get("RANK", "0") == "0":
+    if findings and _is_first_process():
         click.echo(f"{name}: {report(findings)}", err=True)
     # The report has said it, and where.
-    warnings.filterwarnings("ignore", message=f".*{UNUSED_KEY}", category=UserWarning)
+    warnings.simplefilter("ignore", UnknownKeyWarning)
+
+
+def _is_first_process() -> bool:
+    """Tell by the variables of launchers, as the processes do not know of each other yet."""
+    ranks = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
 def build_runner(cfg: Any) -> Runner:

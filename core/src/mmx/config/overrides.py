@@ -83,7 +83,7 @@ def _check_new(holder: Mapping[Any, Any], part: str, key: str, done: list[str]) 
         return
     known = [name for name in holder if isinstance(name, str)]
     if not done:
-        from mmx.config.check.runs import KNOWN_KEYS
+        from mmx.config.keys import KNOWN_KEYS
 
         if part in KNOWN_KEYS:
             return

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmx._engine_name import engine_name
-from mmx.logging._scalars import as_number, is_tensor, read_tensors, tensors_live_on_cpu
+from mmx.logging._rows import (
+    FAST,
+    FLOATS,
+    KNOWN,
+    READERS,
+    TENSOR,
+    TENSORS,
+    RowGroup,
+    kept,
+    learn_tensor_types,
+)
+from mmx.logging._scalars import as_number, is_tensor, tensors_live_on_cpu
 from mmx.logging.history_buffer import HistoryBuffer
 from mmx.logging.logger import print_log
 from mmx.utils.errors import InvalidKeyError, InvalidTypeError, InvalidValueError
@@ -24,74 +34,6 @@ if TYPE_CHECKING:
 # Rows wait here before they are handed to their buffers.
 _MAX_ROWS = 512
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
-
-
-class RowGroup:
-    """Numbers that are logged together, a row per iteration, waiting for a reader.
-
-    Args:
-        buffers: Where each column goes.
-    """
-
-    __slots__ = ("all_tensors", "buffers", "has_tensors", "lanes", "open_for", "rivals", "values")
-
-    def __init__(self, buffers: list[HistoryBuffer]) -> None:
-        self.buffers = buffers
-        # Row after row; the list is never replaced.
-        self.values: list[Any] = []
-        # Whether any of the waiting values is a tensor still.
-        self.has_tensors = False
-        # Whether the latest row was one of tensors on the CPU: most likely the next one is, too.
-        self.all_tensors = False
-        # The names of a dict of tensors on the CPU that `append` may be called with; else None.
-        self.open_for: tuple[str, ...] | None = None
-        # Groups that share a buffer with this one; at most one of them has waiting rows, so that
-        # the order within each buffer is the order of the calls.
-        self.rivals: list[RowGroup] = []
-        # Its names that are logged through a lane as well: rows then do not wait, for the same
-        # reason.
-        self.lanes: list[str] = []
-
-    def close(self) -> None:
-        """Let rows come through the hub again, which looks at them."""
-        self.open_for = None
-
-    def append(self, log_dict: Mapping[str, Any]) -> bool:
-        """Append the values of a dict whose names are those of :attr:`open_for`.
-
-        Returns:
-            False, with nothing done, if they are not what the group is open for.
-        """
-        values = self.values
-        try:
-            values.extend(map(_READERS[0], log_dict.values()))
-        except (RuntimeError, TypeError):  # other values this time
-            del values[len(values) - len(values) % len(self.buffers) :]
-            self.close()
-            return False
-        return True
-
-    def read(self) -> None:
-        """Read all tensors among the values in one go."""
-        if self.has_tensors:
-            values = self.values
-            places = [i for i, v in enumerate(values) if v.__class__ not in _FAST]
-            numbers = read_tensors([values[i] for i in places])
-            for place, number in zip(places, numbers, strict=True):
-                values[place] = number
-            self.has_tensors = False
-
-    def hand_over(self) -> None:
-        """Move the rows into their buffers."""
-        if not self.values:
-            return
-        self.read()
-        waiting = self.values[:]
-        # Cleared first: a buffer that is asked for its values flushes its source.
-        self.values.clear()
-        width = len(self.buffers)
-        for column, buffer in enumerate(self.buffers):
-            buffer._extend(waiting[column::width])
 
 
 class MessageHub(ManagerMixin):
@@ -200,7 +142,7 @@ class MessageHub(ManagerMixin):
         if self._looker is not None:
             self._let_look()
         kind = type(value)
-        if kind is not float and not (kind in _TENSORS and tensors_live_on_cpu()):
+        if kind is not float and not (kind in TENSORS and tensors_live_on_cpu()):
             value = self._check_value(key, value)
         elif kind is not float:
             try:
@@ -251,7 +193,7 @@ class MessageHub(ManagerMixin):
         group = self._groups.get(names)
         if group is not None and group.all_tensors:
             try:
-                values: Sequence[Any] = list(map(_READERS[0], log_dict.values()))
+                values: Sequence[Any] = list(map(READERS[0], log_dict.values()))
             except (RuntimeError, TypeError):  # not so this time
                 group.all_tensors = False
                 group.close()
@@ -261,26 +203,26 @@ class MessageHub(ManagerMixin):
         values = list(log_dict.values())
         kinds = set(map(type, values))
         has_tensors = all_tensors = False
-        if kinds == _FLOATS:
+        if kinds == FLOATS:
             pass
-        elif kinds == _TENSOR and tensors_live_on_cpu():
+        elif kinds == TENSOR and tensors_live_on_cpu():
             all_tensors = True
             try:
-                values = list(map(_READERS[0], values))
+                values = list(map(READERS[0], values))
             except RuntimeError:
                 self._explain_row(prefix, log_dict)
                 raise
-        elif not kinds <= _FAST:
-            if not kinds <= _KNOWN and not _learn_tensor_types(kinds):
+        elif not kinds <= FAST:
+            if not kinds <= KNOWN and not learn_tensor_types(kinds):
                 for key, value in log_dict.items():
                     self._update_item(f"{prefix}{key}", value, resumed)
                 return
             has_tensors = not tensors_live_on_cpu()
             try:
                 if has_tensors:
-                    values = [v if v.__class__ in _FAST else _kept(v) for v in values]
+                    values = [v if v.__class__ in FAST else kept(v) for v in values]
                 else:
-                    values = [v if v.__class__ in _FAST else v.item() for v in values]
+                    values = [v if v.__class__ in FAST else v.item() for v in values]
             except (RuntimeError, ValueError):
                 self._explain_row(prefix, log_dict)
                 raise
@@ -382,8 +324,8 @@ class MessageHub(ManagerMixin):
 
     def _check_value(self, key: str, value: Any) -> Any:
         try:
-            if type(value) not in _KNOWN:
-                _learn_tensor_types({type(value)})
+            if type(value) not in KNOWN:
+                learn_tensor_types({type(value)})
             return as_number(value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{key!r}: {error}") from None
@@ -702,39 +644,6 @@ class MessageHub(ManagerMixin):
                     f"resumed key: {key} is not defined in message_hub, just skip resuming this "
                     "key."
                 )
-
-
-# The types of numbers that a row takes as they are, and the types of tensors met so far.
-_FLOATS = {float}
-_FAST = frozenset((float, int, bool))
-_TENSORS: set[type] = set()
-_KNOWN: set[type] = set(_FAST)
-# The type of plain tensors alone, and what reads one; empty until one was met.
-_TENSOR: set[type] = set()
-_READERS: list[Callable[[Any], Any]] = []
-
-
-def _learn_tensor_types(kinds: set[type]) -> bool:
-    """Add the types of tensors among ``kinds`` to those known; False if others remain."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        _TENSORS.update(kind for kind in kinds if issubclass(kind, torch.Tensor))
-        _KNOWN.update(_TENSORS)
-        if torch.Tensor in _TENSORS and not _TENSOR:
-            _READERS.append(torch.Tensor.item)
-            _TENSOR.add(torch.Tensor)
-    return kinds <= _KNOWN
-
-
-def _kept(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor to be read later. One that is changed in place now and then is copied.
-
-    Raises:
-        ValueError: It has more than one element.
-    """
-    if tensor.numel() != 1:
-        raise InvalidValueError("a tensor of more than one element")
-    return tensor.detach().clone() if tensor._version else tensor.detach()
 
 
 def _warn(message: str) -> None:

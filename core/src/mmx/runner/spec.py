@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mmx.config import Config
+from mmx.config.keys import KNOWN_KEYS, UnknownKeyWarning
 from mmx.hooks.hook import Hook
 from mmx.strategy.building import check_param_scheduler
 from mmx.strategy.environment import check_launcher
@@ -32,49 +33,6 @@ _USUAL = {
     "test_cfg": "test_cfg=dict()",
     "test_evaluator": "test_evaluator=dict(type=...)",
 }
-
-# Top-level keys of a config that a runner reads.
-KNOWN_KEYS = frozenset(
-    (
-        "model",
-        "work_dir",
-        "train_dataloader",
-        "val_dataloader",
-        "test_dataloader",
-        "train_cfg",
-        "val_cfg",
-        "test_cfg",
-        "auto_scale_lr",
-        "optim_wrapper",
-        "param_scheduler",
-        "val_evaluator",
-        "test_evaluator",
-        "default_hooks",
-        "custom_hooks",
-        "data_preprocessor",
-        "load_from",
-        "resume",
-        "launcher",
-        "env_cfg",
-        "log_processor",
-        "log_level",
-        "visualizer",
-        "default_scope",
-        "randomness",
-        "experiment_name",
-        "strategy",
-        "runner_type",
-        "compile",
-        "activation_checkpointing",
-        "efficient_conv_bn_eval",
-        "sync_bn",
-        "find_unused_parameters",
-        "model_wrapper_cfg",
-        "custom_imports",
-        "tta_model",
-        "tta_pipeline",
-    )
-)
 
 
 class RunnerValueErrors(ExceptionGroup[Exception], ValueError):
@@ -267,10 +225,6 @@ def _check_rest(arguments: Mapping[str, Any]) -> None:
         )
 
 
-# What warnings of misspelled keys have in common.
-UNUSED_KEY = "is not used by the runner"
-
-
 def warn_of_unknown_keys(cfg: Mapping[str, Any]) -> None:
     """Warn about top-level keys that look like a misspelled argument of the runner.
 
@@ -284,6 +238,7 @@ def warn_of_unknown_keys(cfg: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
         if near:
             warnings.warn(
-                f"the config's key {key!r} {UNUSED_KEY}; did you mean {near[0]!r}?",
+                f"the config's key {key!r} is not used by the runner; did you mean {near[0]!r}?",
+                UnknownKeyWarning,
                 stacklevel=3,
             )

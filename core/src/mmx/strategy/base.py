@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import re
+import sys
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -726,6 +727,14 @@ def initialize_weights(model: nn.Module) -> None:
 
     module: Any = checkpoint_io.unwrap(model)
     if not hasattr(module, "init_weights"):
+        return
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and isinstance(model, fsdp.FullyShardedDataParallel):
+        # Each rank holds another part of the weights, and parameters without their shapes.
+        with fsdp.FullyShardedDataParallel.summon_full_params(model, writeback=True):
+            module.init_weights()
+            for value in (*module.parameters(), *module.buffers()):
+                broadcast(value.data)
         return
     module.init_weights()
     if get_world_size() > 1:

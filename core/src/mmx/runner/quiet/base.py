@@ -124,8 +124,21 @@ class Quiet:
             self._runner.logger.before_message(self._log_lines)
         self._lines.append(line)
 
-    def _is_time_for_lines(self, now: float) -> bool:
-        return not 0 <= now - self._line_at < TOGETHER_S  # also where the clock was put back
+    def _situation(self) -> tuple[Any, ...]:
+        """Return all that a hook may have changed."""
+        raise NotImplementedError
+
+    def _has_changed(self, situation: tuple[Any, ...], is_line: bool, now: float) -> bool:
+        """Tell whether the situation is another one than ``situation``.
+
+        A log line changes nothing: what is due is no more than that if ``is_line``. When it is time
+        the lines that wait are logged, and that is an occasion to look.
+        """
+        if is_line:
+            if 0 <= now - self._line_at < TOGETHER_S:  # else the clock may have been put back
+                return False
+            self._log_lines()
+        return self._situation() != situation
 
     def _log_lines(self) -> None:
         """Log the lines that wait, each as of its iteration."""

@@ -187,12 +187,7 @@ class QuietTraining(Quiet):
                     if stop.poll():
                         raise RunStopped(stop.signal)
                     free = stop.free_iters()
-                # A log line changes nothing, but is an occasion to look.
-                is_occasion = is_watched
-                if is_line and self._is_time_for_lines(after):
-                    self._log_lines()
-                    is_occasion = True
-                if is_occasion and self._situation() != situation:
+                if (is_line or is_watched) and self._has_changed(situation, is_line, after):
                     break
                 if idx == last:
                     is_line = False
