@@ -33,6 +33,7 @@ from mmx.checkpoint import (
     write_last_checkpoint,
 )
 from mmx.fileio import paths
+from mmx.logging import MMLogger
 
 
 def example() -> dict:
@@ -360,16 +361,15 @@ class TestLatest:
         write_last_checkpoint(tmp_path, str(tmp_path / "epoch_1.pth"))
         assert find_latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
 
-    def test_a_damaged_one_is_passed_over_loudly(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_damaged_one_is_passed_over_loudly(self, tmp_path: Path) -> None:
+        log = tmp_path / "run.log"
+        MMLogger.get_instance("damaged", log_file=str(log))
         for epoch in (1, 2):
             save_checkpoint(example(), tmp_path / f"epoch_{epoch}.pth")
         write_last_checkpoint(tmp_path, str(tmp_path / "epoch_2.pth"))
         damage(tmp_path / "epoch_2.pth", "bit")
         assert find_latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
-        shown = capsys.readouterr()
-        assert "epoch_2.pth" in shown.out + shown.err
+        assert f"Not resuming from {tmp_path / 'epoch_2.pth'}" in log.read_text()
 
     def test_all_damaged_is_an_error(self, tmp_path: Path) -> None:
         save_checkpoint(example(), tmp_path / "epoch_1.pth")

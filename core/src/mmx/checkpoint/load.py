@@ -311,7 +311,7 @@ class CheckpointLoader:
 
     @classmethod
     def _get_checkpoint_loader(cls, path: str) -> Loader:
-        for prefix, place in schemes.take_announced().items():
+        for prefix, place in schemes.announced().items():
             if prefix not in cls._schemes:
                 cls._register_scheme(prefix, schemes.imported_on_use(place))
         for prefix, loader in cls._schemes.items():

@@ -27,12 +27,9 @@ def announce_scheme(prefix: str, loader: str) -> None:
     _announced[prefix] = loader
 
 
-def take_announced() -> dict[str, str]:
-    """Return what has been announced since the last call: prefix -> ``"module:function"``."""
-    found = dict(_announced)
-    for prefix in found:
-        _announced.pop(prefix, None)
-    return found
+def announced() -> dict[str, str]:
+    """Return what has been announced: prefix -> ``"module:function"``."""
+    return dict(_announced)
 
 
 def imported_on_use(loader: str) -> Callable[..., Any]:
