@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,49 @@ def across(folder: Path, machines: list[list[str]], job: str, *options: str, **e
     ]  # fmt: skip
 
 
+# What a user starts with torchrun.
+SCRIPT = """
+import launch_parts
+from mmx.config import Config
+from mmx.runner import Runner
+
+config = Config.fromfile("config.py")
+del config["custom_imports"]
+config.update(work_dir="work", launcher="pytorch")
+Runner.from_cfg(config).train()
+"""
+
+
+def by_torchrun(
+    folder: Path, machines: list[list[str]], job: str, rendezvous: str, **env: str
+) -> list[subprocess.Popen]:
+    """Start the same run on each machine with torchrun itself."""
+    (folder / "script.py").write_text(SCRIPT)
+    return [
+        subprocess.Popen(
+            [*where, sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1",
+             "--nnodes", "2", "--local-addr", address, "--rdzv-backend", rendezvous,
+             "--rdzv-endpoint", f"{ADDRESSES[0]}:29477", "--rdzv-id", job,
+             # The name of this computer, by which torchrun would tell, is that of both machines.
+             "--rdzv-conf", f"is_host={rank == 0}", "script.py"],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(folder),
+                "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": device,
+                **env,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, (where, device, address) in enumerate(
+            zip(machines, DEVICES, ADDRESSES, strict=True)
+        )
+    ]  # fmt: skip
+
+
 def ends_of(launchers: list[subprocess.Popen], begin: float) -> list[tuple[float, int, str]]:
     """Return the seconds from `begin` to the end of each, with its exit code and what it said."""
 
@@ -92,15 +136,21 @@ def ends_of(launchers: list[subprocess.Popen], begin: float) -> list[tuple[float
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("waits_for", ["gradients", "objects"])
+@pytest.mark.parametrize(
+    ("waits_for", "launcher"), [("gradients", "torchrun"), ("objects", "mmx launch")]
+)
 def test_a_machine_that_is_cut_off_is_named_within_the_timeout_and_a_restart_ends_with_the_same_bits(
-    machines: list[list[str]], tmp_path: Path, waits_for: str
+    machines: list[list[str]], tmp_path: Path, waits_for: str, launcher: str
 ) -> None:
     """The same holds in a collective of objects, which a slow rank may take three hours for."""
     near, far = folder_of(tmp_path / "near"), folder_of(tmp_path / "far", TIMEOUT_S)
     running: list[subprocess.Popen] = []
+    trouble = f"WAIT, {waits_for}"
     try:
-        cut = across(far, machines, "first", TROUBLE=f"WAIT, {waits_for}")
+        if launcher == "torchrun":
+            cut = by_torchrun(far, machines, "first", "mmx-c10d", TROUBLE=trouble)
+        else:
+            cut = across(far, machines, "first", TROUBLE=trouble)
         running += cut
         wait(lambda: (far / "at-13-0").exists() and (far / "at-13-1").exists(), cut)
         subprocess.run([*machines[0], "ip", "link", "set", DEVICES[0], "down"], check=True)
@@ -113,13 +163,18 @@ def test_a_machine_that_is_cut_off_is_named_within_the_timeout_and_a_restart_end
         assert "rank 1 is lost: killed, stalled, or cut off from the others" in first[2]
         # Its rendezvous is out of its reach, and its store as well.
         assert 1 == second[1]
-        assert "rank 1 failed:" in second[2]
+        named = {"mmx launch": "rank 1 failed:", "torchrun": "rank      : 1 (local_rank: 0)"}
+        assert named[launcher] in second[2]
         assert "is lost: killed, stalled, or cut off from this rank 1" in second[2]
-        if waits_for == "objects":
+        if launcher == "mmx launch":
             return
 
         subprocess.run([*machines[0], "ip", "link", "set", DEVICES[0], "up"], check=True)
-        whole, *again = start(near, "work", "--nproc", "2"), *across(far, machines, "again")
+        saved = far / "work/iter_12.pth"
+        before = saved.stat().st_mtime_ns
+        # On one machine all the way, and here from the last checkpoint with torch's rendezvous.
+        whole = start(near, "work", "--nproc", "2")
+        again = by_torchrun(far, machines, "again", "c10d")
         running += [whole, *again]
         for process in running[2:]:
             code, said = ended(process)
@@ -127,4 +182,6 @@ def test_a_machine_that_is_cut_off_is_named_within_the_timeout_and_a_restart_end
     finally:
         for process in running:
             kill(process)
+    # It went on from there: a run that starts over ends with the same weights as well.
+    assert before == saved.stat().st_mtime_ns
     assert_equal(result(near, "work"), result(far, "work"))
