@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mmx.runner import Runner
 
 
+BATCHES = click.IntRange(min=1)
+
+
 @click.command(cls=ManyOptionsCommand)
 @click.argument("config")
 @click.option("--work-dir", metavar="DIR", help="Where logs and checkpoints go.")
@@ -38,13 +41,23 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Treat unknown keys of the config as errors.")
 @click.option("--no-check", is_flag=True, help="Do not check the config before it runs.")
 @click.option(
-    "--fast-dev-run", type=int, metavar="N", help="Run N batches of everything and keep nothing."
+    "--fast-dev-run",
+    type=BATCHES,
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="Train, validate, save, resume and test on N batches (1 without a number); keep nothing.",
 )
 @click.option(
-    "--overfit-batches", type=int, metavar="N", help="Train and validate on the same N batches."
+    "--overfit-batches",
+    type=BATCHES,
+    metavar="N",
+    help="Train and validate on the same N batches.",
 )
-@click.option("--limit-train-batches", type=int, metavar="N", help="Train on N batches an epoch.")
-@click.option("--limit-val-batches", type=int, metavar="N", help="Validate on N batches.")
+@click.option(
+    "--limit-train-batches", type=BATCHES, metavar="N", help="Train on N batches an epoch."
+)
+@click.option("--limit-val-batches", type=BATCHES, metavar="N", help="Validate on N batches.")
 @cfg_options
 def train(
     config: str,
@@ -91,9 +104,12 @@ def train(
     }
     chosen = {key: value for key, value in trial.items() if value is not None}
     if chosen:
-        from mmx.runner.trial import run_trial
+        from mmx.runner.trial import TrialError, run_trial
 
-        run_trial(cfg, **chosen)
+        try:
+            run_trial(cfg, **chosen)
+        except TrialError as error:
+            raise click.ClickException(str(error)) from error
         return 0
     runner = build_runner(cfg)
     show_on_terminal(runner, cfg)
@@ -105,12 +121,18 @@ def train(
 @click.argument("config")
 @click.argument("checkpoint", required=False)
 @click.option("--work-dir", metavar="DIR", help="Where logs and results go.")
+@click.option("--limit-val-batches", type=BATCHES, metavar="N", help="Validate on N batches.")
 @cfg_options
 def val(
-    config: str, checkpoint: str | None, work_dir: str | None, cfg_options: tuple[str, ...]
+    config: str,
+    checkpoint: str | None,
+    work_dir: str | None,
+    limit_val_batches: int | None,
+    cfg_options: tuple[str, ...],
 ) -> int:
     """Validate the model of CONFIG, with the weights of CHECKPOINT, on the validation set."""
-    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options)
+    limits = {"val": limit_val_batches}
+    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options, limits)
     _print_metrics(runner.val())
     return 0
 
@@ -121,6 +143,7 @@ def val(
 @click.option("--work-dir", metavar="DIR", help="Where logs and results go.")
 @click.option("--out", metavar="FILE", help="Save the predictions to this .pkl file.")
 @click.option("--tta", is_flag=True, help="Average over augmented copies of each input.")
+@click.option("--limit-test-batches", type=BATCHES, metavar="N", help="Test on N batches.")
 @cfg_options
 def test(
     config: str,
@@ -128,10 +151,12 @@ def test(
     work_dir: str | None,
     out: str | None,
     tta: bool,
+    limit_test_batches: int | None,
     cfg_options: tuple[str, ...],
 ) -> int:
     """Test the model of CONFIG with the weights of CHECKPOINT on the test set."""
-    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options, out=out, tta=tta)
+    limits = {"test": limit_test_batches}
+    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options, limits, out=out, tta=tta)
     _print_metrics(runner.test())
     return 0
 
@@ -141,6 +166,7 @@ def _evaluation_runner(
     checkpoint: str | None,
     work_dir: str | None,
     overrides: tuple[str, ...],
+    limits: dict[str, int | None],
     out: str | None = None,
     tta: bool = False,
 ) -> Runner:
@@ -165,6 +191,10 @@ def _evaluation_runner(
             )
         cfg.model = {**cfg.tta_model, "module": cfg.model}
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    if any(limits.values()):
+        from mmx.runner import limit_batches
+
+        cfg = limit_batches(cfg, **limits)
     return build_runner(cfg)
 
 
