@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mmx.checkpoint.durable import remove_stale_temporaries as remove_stale_temporaries
     from mmx.checkpoint.errors import CheckpointError as CheckpointError
     from mmx.checkpoint.errors import CorruptCheckpointError as CorruptCheckpointError
+    from mmx.checkpoint.errors import DownloadError as DownloadError
     from mmx.checkpoint.errors import UnsafeCheckpointError as UnsafeCheckpointError
+    from mmx.checkpoint.errors import WrongHashError as WrongHashError
     from mmx.checkpoint.find import find_latest_checkpoint as find_latest_checkpoint
     from mmx.checkpoint.find import write_last_checkpoint as write_last_checkpoint
     from mmx.checkpoint.load import CheckpointLoader as CheckpointLoader
@@ -41,7 +43,13 @@ else:
         __name__,
         {
             "durable": ["atomic_writer", "fsync_directory", "remove_stale_temporaries"],
-            "errors": ["CheckpointError", "CorruptCheckpointError", "UnsafeCheckpointError"],
+            "errors": [
+                "CheckpointError",
+                "CorruptCheckpointError",
+                "DownloadError",
+                "UnsafeCheckpointError",
+                "WrongHashError",
+            ],
             "find": ["find_latest_checkpoint", "write_last_checkpoint"],
             "load": [
                 "CheckpointLoader",

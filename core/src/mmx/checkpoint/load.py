@@ -380,15 +380,21 @@ def load_from_local(filename: str, map_location: MapLocation = None, verify: boo
         return read_sharded(path, map_location, verify=verify)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{filename} can not be found.")
-    from mmx.checkpoint.verification import check_file, naming_whole_sibling
+    from mmx.checkpoint.verification import naming_whole_sibling
 
     with naming_whole_sibling(path):
-        if path.endswith(".safetensors"):
-            return _read_safetensors(path, map_location)
-        is_archive = zipfile.is_zipfile(path)
-        if is_archive:
-            check_file(path, verify)
-        return torch_load(path, map_location, mmap=is_archive and os.name != "nt")
+        return _load_file(path, map_location, verify)
+
+
+def _load_file(path: str, map_location: MapLocation, verify: bool) -> Any:
+    from mmx.checkpoint.verification import check_file
+
+    if path.endswith(".safetensors"):
+        return _read_safetensors(path, map_location)
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
+        check_file(path, verify)
+    return torch_load(path, map_location, mmap=is_archive and os.name != "nt")
 
 
 def load_from_backend(filename: str, map_location: MapLocation = None, verify: bool = False) -> Any:
@@ -421,29 +427,46 @@ def load_from_http(
 ) -> Any:
     """Download a file once into the cache directory of ``torch.hub`` and load it.
 
-    A name that ends in ``-<hash>.pth`` (8 or more hex digits) is checked against its SHA-256.
-    """
-    from urllib.parse import urlparse
+    A name that ends in ``-<hash>.pth`` (8 or more hex digits, the beginning of its SHA-256) is
+    checked, also when the file is there already. Of several ranks of a machine one downloads.
 
-    base = os.path.basename(urlparse(filename).path)
-    target_dir = model_dir or os.path.join(torch.hub.get_dir(), "checkpoints")
-    os.makedirs(target_dir, exist_ok=True)
-    target = os.path.join(target_dir, base)
-    if not os.path.exists(target):
-        found = re.search(r"-([a-f0-9]{8,})\.\w+$", base)
-        torch.hub.download_url_to_file(
-            filename, target, found[1] if found else None, progress=progress
-        )
-    return load_from_local(target, map_location, verify)
+    Args:
+        filename: The address.
+        map_location: As for ``torch.load``.
+        model_dir: The directory to keep it in; None is ``checkpoints`` in that of ``torch.hub``.
+        progress: Show a bar.
+        verify: Check the tensors' data as well; see :meth:`CheckpointLoader.load_checkpoint`.
+
+    Raises:
+        DownloadError: It could not be downloaded; nothing is left behind.
+        WrongHashError: It is not the file that its name states; nothing is left behind.
+        CorruptCheckpointError: It is damaged, and its name states no hash.
+    """
+    from mmx.checkpoint.download import download
+
+    directory = model_dir or os.path.join(torch.hub.get_dir(), "checkpoints")
+    target = download(filename, os.path.expanduser(directory), progress)
+    try:
+        return _load_file(target, map_location, verify)
+    except CorruptCheckpointError as error:
+        raise CorruptCheckpointError(
+            f"{str(error).rstrip('.')}. It is the copy of {filename} that was downloaded first; "
+            "remove it to have it downloaded anew.",
+            filename=target,
+        ) from error
 
 
 @CheckpointLoader.register_scheme(prefixes=("modelzoo://", "torchvision://"))
 def load_from_torchvision(filename: str, map_location: MapLocation = None) -> Any:
-    """Load the weights of a torchvision model: ``torchvision://resnet50`` or ``…/resnet50.IMAGENET1K_V2``.
+    """Load the weights of a torchvision model by its name.
+
+    ``torchvision://resnet50`` stands for its first weights, ``torchvision://resnet50.imagenet1k_v2``
+    for others; ``.default`` are those that torchvision recommends. ``modelzoo://`` is the old name
+    of the scheme.
 
     Raises:
         ImportError: torchvision is not installed.
-        KeyError: torchvision has no such model.
+        KeyError: torchvision has no such model, or no such weights of it.
     """
     try:
         from torchvision.models import get_model_weights, list_models
@@ -451,13 +474,25 @@ def load_from_torchvision(filename: str, map_location: MapLocation = None) -> An
         raise ImportError(
             f"{filename} needs torchvision: pip install torchvision, in the version made for your torch"
         ) from error
-    name, _, variant = filename.split("://", 1)[1].partition(".")
+    scheme, _, address = filename.partition("://")
+    if scheme == "modelzoo":
+        print_log(
+            f"modelzoo:// is an old name; write torchvision://{address} instead",
+            logger="current",
+            level=logging.WARNING,
+        )
+    name, _, variant = address.partition(".")
     if name not in list_models():
         raise KeyError(
             f"torchvision has no model {name!r}; it has {', '.join(list_models()[:8])}, …"
         )
-    weights = get_model_weights(name)
-    chosen = weights[variant] if variant else next(iter(weights))
+    # MMEngine writes variants in small letters, torchvision in capitals.
+    members = {key.lower(): value for key, value in get_model_weights(name).__members__.items()}
+    chosen = members.get(variant.lower()) if variant else next(iter(members.values()))
+    if chosen is None:
+        raise KeyError(
+            f"torchvision has no weights {variant!r} of {name}; it has {', '.join(members)}"
+        )
     return load_from_http(chosen.url, map_location=map_location)
 
 

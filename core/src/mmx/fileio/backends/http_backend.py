@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
 from http import HTTPStatus
 from typing import IO, Any
 
@@ -57,7 +59,10 @@ class HTTPBackend(BaseStorageBackend):
             urllib.error.URLError: Any other failure.
         """
         with self._request(filepath) as response:
-            return response.read()
+            try:
+                return response.read()
+            except http.client.IncompleteRead as error:
+                raise _too_short(error.expected) from error
 
     def get_text(self, filepath: StrPath, encoding: str = "utf-8") -> str:
         """Return the content of a file as text."""
@@ -93,7 +98,7 @@ class HTTPBackend(BaseStorageBackend):
         descriptor, local = tempfile.mkstemp(suffix=os.path.splitext(path)[1])
         try:
             with os.fdopen(descriptor, "wb") as file, self._request(filepath) as response:
-                shutil.copyfileobj(response, file, 1 << 20)
+                _copy(response, file)
             yield local
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -111,7 +116,7 @@ class HTTPBackend(BaseStorageBackend):
         if parent:
             os.makedirs(parent, exist_ok=True)
         with self._request(src) as response, atomic_writer(target) as file:
-            shutil.copyfileobj(response, file, 1 << 20)
+            _copy(response, file)
         return target
 
     def __repr__(self) -> str:
@@ -122,3 +127,17 @@ class HTTPBackend(BaseStorageBackend):
         raise NotImplementedError("a web server's files can be read only")
 
     put = put_text = remove = rmtree = _refuse
+
+
+def _copy(response: IO[bytes], file: IO[bytes]) -> None:
+    """Copy all that a server sends; a part of it raises ``ContentTooShortError``."""
+    shutil.copyfileobj(response, file, 1 << 20)
+    missing = getattr(response, "length", None)  # read in blocks, a response does not complain
+    if missing:
+        raise _too_short(missing)
+
+
+def _too_short(missing: int | None) -> urllib.error.ContentTooShortError:
+    return urllib.error.ContentTooShortError(
+        f"the connection ended too early: {missing or 'some'} bytes are missing", ("", Message())
+    )
