@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import in_child, wait
+from children import in_child, kills, wait
 
 sys.path.pop(0)
 
@@ -91,8 +91,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     again = finish(folder / "again", folder / "again.pt", options)
     duration = time.monotonic() - started
     assert victim.differing(expected, again) == []
-    torture = request.config.getoption("--torture")
-    budget = -(-torture // len(VARIANTS)) if torture else 6
+    budget = kills(request.config.getoption("--torture"), len(VARIANTS), ranks=1) or 6
     hits = rounds = 0
     while hits < budget:
         work_dir, result = folder / f"killed{rounds}", folder / f"killed{rounds}.pt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +34,7 @@ from mmx.testing.distributed import run_distributed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import in_child, wait
+from children import in_child, start_ranks, wait
 from test_disk import Disk, dies, no_space
 
 sys.path.pop(0)
@@ -153,35 +152,9 @@ def test_whatever_operation_fails_on_either_rank_a_whole_one_is_left(
 # The process dies ---------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def on_two_ranks(work: Callable[[int], None]) -> list[int]:
     """Do something in two forked ranks; return their exit codes. Who is left alone is ended."""
-    port = free_port()
-
-    def rank(number: int) -> Callable[[], None]:
-        def run() -> None:
-            os.environ.update(
-                RANK=str(number),
-                LOCAL_RANK=str(number),
-                WORLD_SIZE="2",
-                LOCAL_WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-            )
-            with open(os.devnull, "w") as silent:
-                os.dup2(silent.fileno(), 1)
-                os.dup2(silent.fileno(), 2)
-            work(number)
-
-        return run
-
-    children = [in_child(rank(number)) for number in (0, 1)]
-    return [wait(child) for child in children]
+    return [wait(child) for child in start_ranks(work)]
 
 
 def killed_save(work_dir: Path, faulty: int, at: int) -> Callable[[int], None]:

@@ -17,8 +17,11 @@ from mmx.checkpoint import find_latest_checkpoint
 from mmx.evaluator import BaseMetric
 from mmx.model import BaseModel
 from mmx.runner import Runner
+from mmx.runner.resume import capture_random_state
 
 SIZE = 96
+# How long ranks wait for one that does not come; those who test kills do not wait so long.
+TIMEOUT_S = 30
 
 
 class Net(BaseModel):
@@ -32,7 +35,11 @@ class Net(BaseModel):
         logits = self.body(x)
         if mode == "loss":
             return {"loss": F.cross_entropy(logits, y)}
-        return [{"right": right} for right in (logits.argmax(1) == y).tolist()]
+        best, label = logits.double().max(1)
+        return [
+            {"right": right, "best": value}
+            for right, value in zip((label == y).tolist(), best.tolist(), strict=True)
+        ]
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -52,13 +59,16 @@ class Noisy(torch.utils.data.Dataset):
 
 
 class Right(BaseMetric):
-    """Share of right answers."""
+    """Share of right answers, and what shows the last bit of whatever a validation depends on."""
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
-        self.results += [sample["right"] for sample in data_samples]
+        self.results += data_samples
 
-    def compute_metrics(self, results: list[bool]) -> dict[str, float]:
-        return {"accuracy": sum(results) / len(results)}
+    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
+        return {
+            "accuracy": sum(sample["right"] for sample in results) / len(results),
+            "best_logit": sum(sample["best"] for sample in results) / len(results),
+        }
 
 
 def build(
@@ -70,12 +80,13 @@ def build(
     async_save: bool = False,
     forget: str | None = None,
     cut: int | None = None,
+    ranks: int = 1,
     log_level: str = "ERROR",
 ) -> Runner:
     """Return a runner that resumes from whatever is in ``work_dir``.
 
     ``forget`` names one part of the saved state to leave out, for negative controls; after ``cut``
-    iterations the process kills itself.
+    iterations the process kills itself. With several ``ranks`` this process is one of them.
     """
     train_cfg = (
         dict(by_epoch=True, max_epochs=4)
@@ -89,12 +100,18 @@ def build(
         optim.update(type="AmpOptimWrapper", dtype=dtype)
     if dtype == "float16":  # a scale that grows during the run is one more thing to save
         optim.update(loss_scale=dict(init_scale=8.0, growth_interval=4))
+    group: dict[str, Any] = {}
+    if ranks > 1:
+        group.update(
+            launcher="pytorch", env_cfg=dict(dist_cfg=dict(backend="gloo", timeout=TIMEOUT_S))
+        )
     runner = Runner(
         model=Net(),
         work_dir=str(work_dir),
         train_dataloader=dict(
             dataset=Noisy(),
-            batch_size=8,
+            # The same samples make a step, whoever reads them.
+            batch_size=8 // ranks,
             num_workers=workers,
             persistent_workers=workers > 0 and by_epoch,
             sampler=dict(type="DefaultSampler" if by_epoch else "InfiniteSampler", shuffle=True),
@@ -129,10 +146,12 @@ def build(
             dict(type="EMAHook", momentum=0.05),
             dict(type="EarlyStoppingHook", monitor="accuracy", patience=100, rule="greater"),
         ],
-        randomness=dict(seed=7),
+        # Else all ranks would draw the same numbers, and one state would do for all.
+        randomness=dict(seed=7, diff_rank_seed=ranks > 1),
         resume=True,
         log_level=log_level,
         experiment_name="victim",
+        **group,
     )
     if forget is not None:
         runner.register_hook(_forgetter(forget), priority="HIGHEST")
@@ -151,7 +170,11 @@ def _forgetter(key: str):  # type: ignore[no-untyped-def]  # a hook
             for part in path:
                 target = target[part]
             value = target[last]
-            if isinstance(value, torch.Tensor):
+            if path[:2] == ["engine", "random"]:
+                # What this process would go on with: its own seed's.
+                own: Any = capture_random_state()
+                target[last] = own if isinstance(last, int) else own[last]
+            elif isinstance(value, torch.Tensor):
                 value.zero_()
             elif key in ("engine/random", "ema_state_dict", "engine/hooks/EarlyStoppingHook"):
                 del target[last]

@@ -18,6 +18,7 @@ from mmx.dataset import dataloader_state, load_dataloader_state
 from mmx.dist import get_model_parallel_size, get_rank, get_world_size, is_main_process
 from mmx.fileio import join_path
 from mmx.optim.optimizer.base import BaseOptimWrapper
+from mmx.runner.rank_buffers import differing_buffers, load_buffers
 from mmx.runner.resume import (
     ENGINE_VERSION,
     capture_random_state,
@@ -149,6 +150,9 @@ def _engine_state(runner: Runner) -> dict[str, Any]:
         "random": gather_per_rank(stream),
         "hooks": {name: hook.state_dict() for name, hook in _stateful(runner.hooks)},
     }
+    buffers = differing_buffers(runner)
+    if buffers is not None:
+        engine["buffers"] = buffers
     loop = runner._train_loop
     if not isinstance(loop, _TrainLoop):
         return engine
@@ -276,6 +280,7 @@ def resume(
     for name, hook in _stateful(runner.hooks):
         if name in states:
             hook.load_state_dict(states[name])
+    load_buffers(runner, own_share(engine.get("buffers"), engine.get("model_parallel_size", 1)))
     if runner._train_loop is None or runner.optim_wrapper is None:
         # A validation or test of a run that is otherwise not taken up.
         return
