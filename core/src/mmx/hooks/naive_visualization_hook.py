@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +23,10 @@ class NaiveVisualizationHook(Hook):
     """Hands test images and predictions to the visualizer's ``add_datasample``.
 
     Each item of a test batch is a dict with ``inputs``, ``(C, H, W)`` or ``(H, W)`` from 0 to 255,
-    and ``data_sample``, whose metainfo says ``img_path``, ``ori_height`` and ``ori_width``, and,
-    for padded images, ``pad_shape`` and ``scale`` (the size before padding, ``(width, height)``).
+    and ``data_sample`` (or ``data_samples``), whose metainfo says ``img_path``, ``ori_height`` and
+    ``ori_width``, and, for padded images, ``pad_shape`` and ``scale`` (the size before padding,
+    ``(width, height)``). The batch is a list of such items, or, as the usual collate functions make
+    it, a dict of their columns; MMEngine's hook takes the former only.
 
     Args:
         interval: Batches between drawn ones.
@@ -65,9 +67,8 @@ class NaiveVisualizationHook(Hook):
         """Draw the batch, if it is due."""
         if not self.every_n_inner_iters(batch_idx, self._interval):
             return
-        for data, output in zip(data_batch or (), outputs or (), strict=False):
-            sample = data["data_sample"]
-            image = _as_image(data["inputs"])
+        for (inputs, sample), output in zip(_items(data_batch), outputs or (), strict=False):
+            image = _as_image(inputs)
             size = (sample.ori_width, sample.ori_height)
             if "pad_shape" in sample:
                 image = self._unpad(image, sample.get("scale", size))
@@ -81,9 +82,23 @@ class NaiveVisualizationHook(Hook):
             )
 
 
+def _items(data_batch: Any) -> Iterator[tuple[torch.Tensor, Any]]:
+    """Yield inputs and data sample of each item of a batch."""
+    if isinstance(data_batch, Mapping):
+        yield from zip(data_batch["inputs"], _data_samples(data_batch), strict=True)
+        return
+    for item in data_batch or ():
+        yield item["inputs"], _data_samples(item)
+
+
+def _data_samples(part: Mapping[str, Any]) -> Any:
+    return part["data_sample"] if "data_sample" in part else part["data_samples"]
+
+
 def _as_image(inputs: torch.Tensor) -> np.ndarray[Any, Any]:
     chw = inputs[None] if inputs.ndim == 2 else inputs
-    return tensor2imgs(chw[None], to_bgr=False)[0]
+    # Back ends store whole numbers only.
+    return tensor2imgs(chw[None], to_bgr=False)[0].round().clip(0, 255).astype(np.uint8)
 
 
 def _resized(image: np.ndarray[Any, Any], size: tuple[int, int]) -> np.ndarray[Any, Any]:
