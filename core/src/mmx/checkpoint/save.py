@@ -66,9 +66,13 @@ def write_plain(
 
         buffer = io.BytesIO()
         _serialise(checkpoint, filename, buffer)
-        get_file_backend(filename, backend_args=_fresh_backend_args(backend_args)).put(
-            buffer.getvalue(), filename
-        )
+        backend = get_file_backend(filename, backend_args=_fresh_backend_args(backend_args))
+        try:
+            backend.put(buffer.getvalue(), filename)
+        except Exception as error:  # each storage has errors of its own
+            raise CheckpointError(
+                f"the checkpoint {filename} could not be written: {error}", filename=filename
+            ) from error
         return
     path = Path(filename).expanduser()
     try:
