@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+from concurrent import futures
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmx.checkpoint import CheckpointError, find_latest_checkpoint, save
 from mmx.evaluator import BaseMetric
 from mmx.fileio import list_dir_or_file
+from mmx.fileio.backends import FsspecBackend
+from mmx.hooks import CheckpointHook, Hook
 
 
 class Told(BaseMetric):
@@ -95,13 +100,115 @@ def test_published_files_hold_the_keys_asked_for(make_runner):
     assert "optimizer" not in content
 
 
-def test_checkpoints_in_another_place_are_rotated_there(make_runner):
-    runner = make_runner(**saving(out_dir="memory://rotated", max_keep_ckpts=2))
+def stored(address) -> list[str]:
+    found = list_dir_or_file(address, list_dir=False, recursive=True)
+    return sorted(Path(name).name for name in found if name.endswith(".pth"))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_checkpoints_in_another_place_are_replaced_there(make_runner, asynchronous, monkeypatch):
+    removed = []
+    remove = CheckpointHook._remove
+
+    def remove_and_tell(self, runner, path):
+        removed.append(Path(path).name)
+        return remove(self, runner, path)
+
+    monkeypatch.setattr(CheckpointHook, "_remove", remove_and_tell)
+    address = f"memory://rotated{asynchronous}"
+    told = Told(acc=[0.1, 0.9, 0.4, 0.5], loss=[4.0, 3.0, 2.0, 5.0])
+    runner = make_runner(
+        val_evaluator=[told],
+        **saving(
+            out_dir=address,
+            max_keep_ckpts=2,
+            save_best=["acc", "loss"],
+            async_save=asynchronous,
+        ),
+    )
     runner.train()
     assert [] == checkpoints(runner.work_dir)
-    found = list_dir_or_file("memory://rotated", list_dir=False, recursive=True)
-    names = sorted(Path(name).name for name in found if name.endswith(".pth"))
-    assert ["epoch_3.pth", "epoch_4.pth"] == names
+    expected = ["best_acc_epoch_2.pth", "best_loss_epoch_3.pth", "epoch_3.pth", "epoch_4.pth"]
+    assert expected == stored(address)
+    # One path deletes them all.
+    gone = ["best_acc_epoch_1.pth", "best_loss_epoch_1.pth", "best_loss_epoch_2.pth"]
+    assert [*gone, "epoch_1.pth", "epoch_2.pth"] == sorted(removed)
+    # What is left in the other place is whole, and found again.
+    assert f"{address}/{Path(runner.work_dir).name}/epoch_4.pth" == find_latest_checkpoint(
+        runner.work_dir
+    )
+    resumed = make_runner(load_from=find_latest_checkpoint(runner.work_dir), resume=True)
+    resumed.load_or_resume()
+    assert 4 == resumed.epoch
+
+
+def test_what_another_place_does_not_delete_is_tried_again(make_runner, monkeypatch):
+    refused = []
+    remove = FsspecBackend.remove
+
+    def refuse_once(self, filepath):
+        if not refused:
+            refused.append(filepath)
+            raise PermissionError("not now")
+        remove(self, filepath)
+
+    monkeypatch.setattr(FsspecBackend, "remove", refuse_once)
+    runner = make_runner(**saving(out_dir="memory://refused", max_keep_ckpts=1))
+    runner.train()
+    assert ["epoch_1.pth"] == [Path(name).name for name in refused]
+    assert ["epoch_4.pth"] == stored("memory://refused")
+    log = next(Path(runner.work_dir).rglob("*.log")).read_text()
+    assert "Could not delete the old checkpoint memory://refused/" in log
+
+
+def fails_for(name, function):
+    """Return a function that finds the disk full if one of its arguments ends in `name`."""
+
+    def fail_or_go_on(*args):
+        if any(str(arg).endswith(name) for arg in args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*args)
+
+    return fail_or_go_on
+
+
+@pytest.mark.parametrize("place", ["here", "memory://failing"])
+def test_an_error_of_asynchronous_saving_ends_the_next_iteration(make_runner, monkeypatch, place):
+    if place == "here":
+        monkeypatch.setattr(save, "atomic_writer", fails_for("iter_2.pth", save.atomic_writer))
+    else:
+        monkeypatch.setattr(FsspecBackend, "put", fails_for("iter_2.pth", FsspecBackend.put))
+
+    class WaitForFile(Hook):
+        """Lets no iteration begin before the file of the last one is there, or has failed."""
+
+        priority = "LOWEST"
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            saver = next(h for h in runner.hooks if isinstance(h, CheckpointHook))._saver
+            if saver is not None and saver._pending is not None:
+                assert futures.wait([saver._pending], timeout=60).done
+
+    runner = make_runner(
+        custom_hooks=[WaitForFile()],
+        train_cfg={"by_epoch": False, "max_iters": 9},
+        val_dataloader=None,
+        val_cfg=None,
+        val_evaluator=None,
+        default_hooks={
+            "checkpoint": {
+                "type": "CheckpointHook",
+                "interval": 2,
+                "by_epoch": False,
+                "async_save": True,
+                "out_dir": None if place == "here" else place,
+            }
+        },
+    )
+    with pytest.raises(CheckpointError, match=r"iter_2\.pth could not be written: .*No space left"):
+        runner.train()
+    # Saved after iteration 1, counted from 0; raised in iteration 2, before it was counted.
+    assert 2 == runner.iter
 
 
 @pytest.mark.parametrize("save_best", ["acc", ["acc"]])
