@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.checkpoint import unwrap
+from mmx.dist import barrier
 from mmx.evaluator import BaseMetric
 from mmx.hooks import EarlyStoppingHook, EMAHook, Hook, ProfilerHook, ThroughputHook
 from mmx.logging import MessageHub
 from mmx.model import BaseModel
-from mmx.runner import BaseLoop
+from mmx.runner import BaseLoop, Runner, fast_dev_run
 from mmx.structures import BaseDataElement
+from mmx.testing import run_distributed
 from mmx.visualization import Visualizer
 
 NO_VAL = {"val_dataloader": None, "val_cfg": None, "val_evaluator": None}
@@ -405,3 +409,110 @@ def test_pictures_of_a_test_are_drawn_into_files(make_runner, tmp_path, interval
         # The prediction of this picture, and of no other.
         assert index == (pixels[0, :, 0] == 255).sum()
         assert (pixels[1:] == 20 * index).all()
+
+
+# Several ranks --------------------------------------------------------------------------------
+
+
+class Few(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((4,), float(index)), index % 2
+
+
+class Normed(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: Any, y: Any, mode: str = "tensor") -> Any:
+        scores = self.last(self.norm(x))
+        return {"loss": nn.functional.cross_entropy(scores, y)} if mode == "loss" else [*y]
+
+
+class Means(Hook):
+    """Keeps the running mean at the end of each training epoch and before each validation."""
+
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def _keep(self, runner: Any) -> None:
+        self.seen.append(round(float(unwrap(runner.model).norm.running_mean[0]), 4))
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._keep(runner)
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self._keep(runner)
+
+
+def _loader(size: int) -> dict[str, Any]:
+    return {
+        "dataset": Few(),
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "collate_fn": {"type": "default_collate"},
+        "batch_size": size,
+    }
+
+
+def _ranked(folder: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": Normed(),
+        "work_dir": f"{folder}/work",
+        "launcher": "pytorch",
+        "env_cfg": {"dist_cfg": {"backend": "gloo"}},
+        "train_dataloader": _loader(4),
+        "train_cfg": {"by_epoch": True, "max_epochs": 1},
+        "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1}},
+        "val_dataloader": _loader(16),
+        "val_cfg": {},
+        "val_evaluator": [Counts()],
+        "randomness": {"seed": 1},
+        **changes,
+    }
+
+
+def _runs_of_a_rank(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    # A trial first: it is what starts the process group.
+    runner = fast_dev_run(_ranked(folder), 2)
+    barrier()
+    found["trial"] = (runner.iter, len(runner.train_dataloader.dataset), os.listdir(folder))
+    barrier()
+    for name, hooks in (
+        ("synced", [{"type": "SyncBuffersHook"}]),
+        ("apart", []),
+    ):
+        means, rate = Means(), ThroughputHook(interval=2, flops=True)
+        runner = Runner(**_ranked(folder, custom_hooks=[*hooks, means, rate]))
+        runner.train()
+        found[name] = means.seen
+    found["flops"] = rate.flops_per_iter
+    hub = runner.message_hub
+    found["rates"] = [
+        float(hub.get_scalar(f"train/{what}").current())
+        for what in ("samples_per_s", "tflops_per_s")
+    ]
+    return found
+
+
+def test_buffers_rates_and_trials_of_several_ranks(tmp_path: Path) -> None:
+    first, second = run_distributed(_runs_of_a_rank, 2, str(tmp_path), init=False)
+    # Two runs of two iterations on as many batches of each rank; one directory, gone at the end.
+    assert (4, 16, []) == first["trial"] == second["trial"]
+    # At the end of the epoch, and in validation: the same on both, which each for itself would not be.
+    assert first["synced"] == second["synced"]
+    assert 2 == len(set(first["synced"] + [0.0]))
+    middle = (np.array(first["apart"]) + np.array(second["apart"])) / 2
+    assert first["synced"] == pytest.approx(middle.tolist(), abs=1e-3)
+    assert all(abs(a - b) > 0.1 for a, b in zip(first["apart"], second["apart"], strict=True))
+    # Of both ranks together: 8 samples for twice the operations of one.
+    forward = 2 * 4 * 4 * 2
+    assert 3 * forward == first["flops"] == second["flops"]
+    samples, operations = first["rates"]
+    assert operations == pytest.approx(samples / 8 * 2 * 3 * forward / 1e12)

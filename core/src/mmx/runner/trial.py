@@ -321,7 +321,10 @@ def _arguments_of_loop(cfg: Config) -> set[str] | None:
 
 def _check_resume(trained: Runner, resumed: Runner) -> None:
     """Let the second runner compare what it loads with what the first one has."""
-    wanted = {k: v.clone() for k, v in unwrap(trained.model).state_dict().items()}
+    model = unwrap(trained.model)
+    # Each rank has running statistics of its own samples; those of rank 0 are saved.
+    left_out = {name for name, _ in model.named_buffers()} if get_rank() else set()
+    wanted = {k: v.clone() for k, v in model.state_dict().items() if k not in left_out}
     load_or_resume = resumed.load_or_resume
 
     def checked() -> None:
