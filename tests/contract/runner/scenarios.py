@@ -6,10 +6,10 @@ Nothing here imports an engine at module level; ``run(name, package, directory)`
 from __future__ import annotations
 
 import importlib
-import os
 from typing import Any
 
 import torch
+import traces
 from torch import nn
 
 
@@ -62,39 +62,6 @@ def _metric(package: str) -> Any:
             return {"top1": sum(results) / len(results), "count": len(results)}
 
     return Accuracy()
-
-
-def _tracer(package: str, trace: list[Any], losses: list[Any]) -> Any:
-    base = importlib.import_module(f"{package}.hooks").Hook
-
-    class Tracer(base):  # type: ignore[misc,valid-type]
-        priority = "LOWEST"
-
-    def stage(name: str) -> Any:
-        def method(self: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
-            entry = [name, runner.epoch, runner.iter]
-            if "batch_idx" in kwargs:
-                entry.append(kwargs["batch_idx"])
-            if "checkpoint" in kwargs:
-                entry.append(sorted(k for k in kwargs["checkpoint"] if k != "engine"))
-            if "metrics" in kwargs:
-                entry.append({k: float(v) for k, v in kwargs["metrics"].items()})
-            trace.append(entry)
-            if name == "after_train_iter":
-                wrapper = runner.optim_wrapper
-                losses.append(
-                    [
-                        {k: float(v) for k, v in kwargs["outputs"].items()},
-                        wrapper.get_lr()["lr"],
-                        list(map(float, runner.model.net[0].weight.detach().flatten()[:3])),
-                    ]
-                )
-
-        return method
-
-    for name in base.stages:
-        setattr(Tracer, name, stage(name))
-    return Tracer()
 
 
 def _loader(size: int, seed: int, sampler: dict[str, Any], batch_size: int = 4) -> dict[str, Any]:
@@ -164,6 +131,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
             "dynamic_intervals": [(9, 2)],
         },
         "train_sampler": {"type": "InfiniteSampler", "shuffle": True},
+        "log_processor": {"by_epoch": False, "window_size": 3, "num_digits": 6},
         "param_scheduler": {"type": "PolyLR", "power": 0.9, "by_epoch": False},
         "default_hooks": {
             "checkpoint": {"type": "CheckpointHook", "interval": 5, "by_epoch": False}
@@ -189,44 +157,35 @@ def run(name: str, package: str, directory: str, resume_from: str | None = None)
         resume_from: Checkpoint to resume from.
     """
     runner_class = importlib.import_module(f"{package}.runner").Runner
-    trace: list[Any] = []
-    losses: list[Any] = []
     settings = {**_settings(package), **SCENARIOS[name]}
+    settings["default_hooks"] = {
+        "logger": {"type": "LoggerHook", "interval": 2},
+        **settings.get("default_hooks", {}),
+    }
     sampler = settings.pop("train_sampler", None)
     if sampler is not None:
         settings["train_dataloader"]["sampler"] = sampler
     if resume_from is not None:
         settings.update(resume=True, load_from=resume_from)
+    tracer = traces.tracer(package)
     runner = runner_class(
         model=_model(package),
         work_dir=directory,
-        custom_hooks=[_tracer(package, trace, losses)],
-        experiment_name=f"{package}-{name}",
+        custom_hooks=[tracer],
+        experiment_name=name,
         **settings,
     )
-    info = runner.get_hooks_info()
+    hooks_info = runner.get_hooks_info()
     runner.train()
     test = runner.test()
-    files = {}
-    for file in sorted(os.listdir(directory)):
-        if file.endswith(".pth"):
-            saved = torch.load(os.path.join(directory, file), weights_only=package != "mmengine")
-            files[file] = {
-                "keys": sorted(k for k in saved if k != "engine"),
-                "epoch": saved["meta"]["epoch"],
-                "iter": saved["meta"]["iter"],
-                "dataset_meta": str(saved["meta"].get("dataset_meta")),
-                "state_dict": list(saved["state_dict"]),
-                "optimizer": sorted(saved.get("optimizer", {})),
-                "steps": [s["last_step"] for s in saved.get("param_schedulers", [])],
-            }
-    weights = {k: v.tolist() for k, v in runner.model.state_dict().items()}
     return {
-        "hooks_info": info,
-        "trace": trace,
-        "losses": losses,
-        "test": {k: float(v) for k, v in test.items()},
-        "files": files,
-        "weights": weights,
+        "hooks_info": [line.rstrip() for line in hooks_info.splitlines()],
+        "trace": tracer.trace,
+        "losses": tracer.losses,
+        "test": traces.plain(test),
+        "files": traces.files(directory, package),
+        "weights": traces.plain(dict(runner.model.state_dict())),
         "max": [runner.max_epochs, runner.max_iters, runner.epoch, runner.iter],
+        "lines": traces.lines(directory, hooks_info),
+        "records": traces.records(directory),
     }

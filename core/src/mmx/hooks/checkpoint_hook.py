@@ -214,9 +214,7 @@ class CheckpointHook(Hook):
     def before_train(self, runner: RunnerLike) -> None:
         """Find out where to save, and take up where an interrupted run left off."""
         self._prepare(runner)
-        runner.logger.info(
-            f"Checkpoints will be saved to {self.out_dir} by {self.file_backend.name}."
-        )
+        runner.logger.info(f"Checkpoints will be saved to {self.out_dir}.")
         info = runner.message_hub.runtime_info
         if self.save_best is not None:
             if len(self.key_indicators) == 1:

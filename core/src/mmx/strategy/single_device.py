@@ -11,6 +11,7 @@ from torch import nn
 
 from mmx.device import get_device
 from mmx.dist import is_distributed
+from mmx.logging import print_log
 from mmx.model import revert_sync_batchnorm
 from mmx.registry import MODEL_WRAPPERS, STRATEGIES
 from mmx.strategy.base import BaseStrategy
@@ -56,6 +57,11 @@ class SingleDeviceStrategy(BaseStrategy):
 
     def convert_model(self, model: nn.Module) -> nn.Module:
         """Return the model with synchronised batch normalisation made ordinary."""
+        print_log(
+            "Distributed training is not used, all SyncBatchNorm (SyncBN) layers in the model will "
+            "be automatically reverted to BatchNormXd layers if they are used.",
+            logger="current",
+        )
         return revert_sync_batchnorm(model)
 
     def wrap_model(

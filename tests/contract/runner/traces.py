@@ -1,0 +1,140 @@
+"""What a run leaves behind, written down so that two engines can be compared.
+
+Nothing here imports an engine at module level.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STAMP = re.compile(r"\d{8}_\d{6}")
+_HEAD = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - (\w+) - (\w+) - ")
+_ENVIRONMENT = re.compile(r"\n-{60}\nSystem environment:.*?\n-{60}\n", re.DOTALL)
+_TIMES = ("time", "data_time")
+
+
+def tracer(package: str, name: str | None = None) -> Any:
+    """Return a hook that writes down each stage it sees, and what an iteration left.
+
+    Args:
+        package: The engine's import name.
+        name: Name of the hook's class, as the list of hooks shows it.
+    """
+    base = importlib.import_module(f"{package}.hooks").Hook
+    cls = type(name or "Tracer", (base,), {"priority": "LOWEST"})
+
+    def stage(name: str) -> Any:
+        def method(self: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
+            entry = [name, runner.epoch, runner.iter]
+            if "batch_idx" in kwargs:
+                entry.append(kwargs["batch_idx"])
+            if "checkpoint" in kwargs:
+                entry.append(sorted(k for k in kwargs["checkpoint"] if k != "engine"))
+            if "metrics" in kwargs:
+                entry.append(plain(kwargs["metrics"]))
+            self.trace.append(entry)
+            if name == "after_train_iter":
+                wrapper = runner.optim_wrapper
+                rates = {**wrapper.get_lr(), **wrapper.get_momentum()}
+                weight = next(p for p in runner.model.parameters() if p.requires_grad)
+                self.losses.append(
+                    [plain(kwargs["outputs"]), plain(rates), plain(weight.flatten()[:3])]
+                )
+
+        return method
+
+    for method in base.stages:
+        setattr(cls, method, stage(method))
+    hook = cls()
+    hook.trace, hook.losses = [], []
+    return hook
+
+
+def plain(value: Any) -> Any:
+    """Return tensors and arrays as numbers, all through."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().tolist()
+    return value.item() if hasattr(value, "item") else value
+
+
+def files(directory: str, package: str) -> dict[str, Any]:
+    """Return name -> what is in it, for each checkpoint of a directory, by name."""
+    is_ours = importlib.import_module(f"{package}.runner").Runner.__module__.startswith("mmx.")
+    found = {}
+    for path in sorted(Path(directory).glob("*.pth")):
+        saved = torch.load(path, weights_only=is_ours)
+        steps = saved.get("param_schedulers", [])
+        found[path.name] = {
+            "keys": sorted(saved),
+            "meta": sorted(saved["meta"]),
+            "message_hub": sorted(saved["message_hub"]),
+            "epoch": saved["meta"]["epoch"],
+            "iter": saved["meta"]["iter"],
+            "dataset_meta": str(saved["meta"].get("dataset_meta")),
+            "state_dict": list(saved["state_dict"]),
+            "optimizer": sorted(saved.get("optimizer", {})),
+            "steps": plain(
+                {name: [s["last_step"] for s in each] for name, each in steps.items()}
+                if isinstance(steps, dict)
+                else [s["last_step"] for s in steps]
+            ),
+        }
+    return found
+
+
+def lines(directory: str, hooks_info: str) -> list[str]:
+    """Return the log's lines, with a placeholder wherever two runs differ.
+
+    Times are ``#``, digit for digit after the point; the directory, dates, the description of the
+    machine and the list of hooks (which is compared by itself) are names in angle brackets.
+    A message of several lines stays one entry.
+    """
+    found: list[str] = []
+    for path in sorted(Path(directory).glob("*/*.log")):
+        text = path.read_text().replace(hooks_info, "<hooks>\n")
+        text = text.replace(str(directory), "<work_dir>")
+        text = _ENVIRONMENT.sub("\n<environment>\n", text)
+        text = STAMP.sub("<timestamp>", text)
+        heads = list(_HEAD.finditer(text))
+        if heads and heads[0].start() != 0:
+            raise ValueError(f"this log does not begin with a date: {text[:80]!r}")
+        ends = [head.start() for head in heads[1:]] + [len(text)]
+        for head, end in zip(heads, ends, strict=True):
+            message = text[head.end() : end].removesuffix("\n")
+            found.append(f"<date> - {head[1]} - {head[2]} - {_without_times(message)}")
+    return found
+
+
+def _without_times(line: str) -> str:
+    line = re.sub(r"\beta: (?:\d+ days?, )?\d+:\d\d:\d\d", "eta: #:##:##", line)
+    return re.sub(r"\b((?:data_)?time: )\d+\.(\d+)", lambda m: f"{m[1]}#.{'#' * len(m[2])}", line)
+
+
+def records(directory: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what programs read: file -> one dict a line, with ``"#"`` for times.
+
+    The two files of a visualizer, where they say the same, are one entry.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(Path(directory).rglob("*.json")):
+        name = STAMP.sub("<timestamp>", str(path.relative_to(directory)))
+        found[name] = [
+            {k: "#" if k.split("/")[-1] in _TIMES else v for k, v in json.loads(line).items()}
+            for line in path.read_text().splitlines()
+        ]
+    for name in [name for name in found if name.endswith("/scalars.json")]:
+        folder = name.removesuffix("scalars.json")
+        if found[name] == found.get(f"{folder}<timestamp>.json"):
+            del found[f"{folder}<timestamp>.json"]
+            found[f"{folder}{{scalars,<timestamp>}}.json"] = found.pop(name)
+    return found
