@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -80,6 +82,19 @@ def test_validation_before_training(make_runner, kind):
 
 
 @pytest.mark.parametrize(
+    "kind", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=10)]
+)
+def test_a_resumed_run_does_not_validate_before_training_again(make_runner, tmp_path, kind):
+    hook = WhenValidated()
+    saving = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=3))
+    more = dict(train_cfg=dict(kind, val_before_train=True), default_hooks=saving)
+    make_runner(work_dir=tmp_path / "w", **more).train()
+    resumed = str(tmp_path / "w" / "iter_3.pth")
+    make_runner(load_from=resumed, resume=True, custom_hooks=[hook], **more).train()
+    assert [iteration for _, iteration in hook.at] == ([5, 10] if kind["by_epoch"] else [10])
+
+
+@pytest.mark.parametrize(
     "kind", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=9, val_interval=3)]
 )
 def test_training_mode_is_restored_after_validation_module_by_module(make_runner, kind):
@@ -114,6 +129,49 @@ def test_a_hook_can_stop_training_after_an_epoch_or_an_iteration(make_runner):
     iters = make_runner(train_cfg=dict(by_epoch=False, max_iters=50), custom_hooks=[Stops()])
     iters.train()
     assert iters.iter == 7
+
+
+EPOCHS = dict(by_epoch=True, max_epochs=3)
+ITERS = dict(by_epoch=False, max_iters=12, val_interval=6)
+
+
+@pytest.mark.parametrize(
+    ("stage", "since", "after_epochs", "after_iters"),
+    [
+        ("before_train", 0, 0, 0),
+        # An epoch that has begun is brought to its end; the other loop has a single one.
+        ("before_train_epoch", 0, 5, 0),
+        ("before_train_iter", 5, 10, 6),
+        ("after_train_iter", 4, 5, 5),
+        ("after_train_epoch", 4, 5, 12),
+        ("before_val", 0, 5, 6),
+        ("before_val_epoch", 0, 5, 6),
+        ("before_val_iter", 0, 5, 6),
+        ("after_val_iter", 0, 5, 6),
+        ("after_val_epoch", 0, 5, 6),
+        ("after_val", 0, 5, 6),
+    ],
+)
+def test_a_hook_can_stop_training_in_any_stage(
+    make_runner, stage, since, after_epochs, after_iters
+):
+    class Stops(Hook):
+        def after_train(self, runner):
+            ended.append(runner.iter)
+
+    def stop(self, runner, *args, **kwargs):
+        if runner.iter >= since:
+            runner.train_loop.stop_training = True
+
+    setattr(Stops, stage, stop)
+    ended = []
+    for train_cfg in (EPOCHS, ITERS):
+        make_runner(
+            train_cfg=train_cfg,
+            custom_hooks=[Stops()],
+            default_hooks=dict(logger=None, checkpoint=None),
+        ).train()
+    assert [after_epochs, after_iters] == ended
 
 
 # Arguments -----------------------------------------------------------------------------------
@@ -205,6 +263,37 @@ def test_validation_loss_with_one_flag(make_runner, parts):
     assert runner.val_dataloader.dataset.reads == 20
 
 
+def test_losses_of_validations_while_training_and_of_a_test(make_runner, parts):
+    runner = make_runner(
+        val_cfg=dict(with_loss=True),
+        test_dataloader=parts.loader(6, shuffle=False, seed=2),
+        test_cfg=dict(with_loss=True),
+        test_evaluator=[parts.Accuracy()],
+    )
+    kept = []
+
+    class Keeps(Hook):
+        def after_val(self, runner):
+            runner.model.eval()
+            with torch.no_grad():
+                losses = [
+                    float(runner.model(**batch, mode="loss")["loss"])
+                    for batch in runner.val_dataloader
+                ]
+            runner.model.train()
+            kept.append(sum(losses) / len(losses))
+
+    runner.register_hook(Keeps())
+    runner.train()
+    assert len(kept) == 2
+    assert list(runner.message_hub.get_scalar("val/val_loss").data[0]) == pytest.approx(kept)
+    # The losses of training are others: of batches of another set, before each step.
+    assert runner.message_hub.get_scalar("train/loss").data[0].size == 10
+    metrics = runner.test()
+    assert metrics["test_loss"] == metrics["loss"] > 0
+    assert metrics["acc/count"] == 6
+
+
 def test_losses_that_a_model_adds_to_its_predictions_become_metrics(make_runner, parts):
     class Net(parts.Net):
         def val_step(self, data):
@@ -256,6 +345,39 @@ def test_named_validation_sets_have_prefixed_metrics(make_runner, parts):
     assert len(hook.at) == 1
     single = make_runner(val_dataloader=parts.loader(6, shuffle=False, seed=2)).val()
     assert metrics["hard/acc/top1"] == single["acc/top1"]
+
+
+def test_metrics_of_named_sets_are_logged_saved_by_and_stopped_by_in_training(
+    make_runner, parts, tmp_path
+):
+    runner = make_runner(
+        train_cfg=dict(by_epoch=True, max_epochs=6),
+        val_dataloader=dict(
+            easy=parts.loader(10, shuffle=False, seed=1),
+            hard=parts.loader(6, shuffle=False, seed=2),
+        ),
+        work_dir=tmp_path / "w",
+        default_hooks=dict(
+            checkpoint=dict(type="CheckpointHook", save_best=["easy/acc/top1", "hard/acc/count"])
+        ),
+        # A number of samples gets no better.
+        custom_hooks=[dict(type="EarlyStoppingHook", monitor="hard/acc/count", rule="greater")
+                      | dict(patience=2)],
+    )  # fmt: skip
+    runner.train()
+    assert runner.epoch == 3
+    hub = runner.message_hub
+    assert list(hub.get_scalar("val/hard/acc/count").data[0]) == [6] * 3
+    assert list(hub.get_scalar("val/easy/acc/count").data[0]) == [10] * 3
+    best = {path.name for path in (tmp_path / "w").glob("best_*")}
+    assert "best_hard_acc_count_epoch_1.pth" in best
+    assert len([name for name in best if name.startswith("best_easy_acc_top1_epoch_")]) == 1
+    scalars = (tmp_path / "w" / runner.timestamp / "vis_data" / "scalars.json").read_text()
+    validated = [json.loads(line) for line in scalars.splitlines() if "easy/acc/top1" in line]
+    assert [line["step"] for line in validated] == [1, 2, 3]
+    assert [line["hard/acc/count"] for line in validated] == [6, 6, 6]
+    log = (tmp_path / "w" / runner.timestamp / f"{runner.timestamp}.log").read_text()
+    assert log.count("  hard/acc/count: 6") == 3
 
 
 def test_named_validation_sets_may_have_an_evaluator_each(make_runner, parts):
