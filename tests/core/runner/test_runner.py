@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -15,9 +16,9 @@ from torch import nn
 from mmx.config import Config
 from mmx.evaluator import Evaluator
 from mmx.hooks.hook import Hook
-from mmx.logging import MessageHub, MMLogger
+from mmx.logging import MessageHub, MMLogger, print_log
 from mmx.optim import OptimWrapper, OptimWrapperDict
-from mmx.registry import HOOKS, LOOPS, MODELS, RUNNERS
+from mmx.registry import HOOKS, LOOPS, MODELS, RUNNERS, DefaultScope
 from mmx.runner import BaseLoop, LogProcessor, Runner
 from mmx.runner.spec import RunnerValueErrors
 from mmx.visualization import Visualizer
@@ -284,10 +285,16 @@ def test_call_hook_reaches_stages_of_ones_own_and_ignores_unknown_ones(make_runn
         def before_valloader2_iter(self, runner, batch_idx):
             calls.append((runner, batch_idx))
 
-    runner = make_runner(custom_hooks=[Extra()])
+    class Earlier(Hook):
+        priority = "HIGH"
+
+        def before_valloader2_iter(self, runner, batch_idx):
+            calls.append("earlier")
+
+    runner = make_runner(custom_hooks=[Extra(), Earlier()])
     runner.call_hook("before_valloader2_iter", batch_idx=4)
     runner.call_hook("a_stage_that_nobody_has")
-    assert calls == [(runner, 4)]
+    assert calls == ["earlier", (runner, 4)]
 
 
 def test_an_argument_that_a_hook_does_not_take_is_an_error_that_names_the_hook(make_runner):
@@ -481,12 +488,32 @@ def test_hooks_that_are_replaced_or_changed_in_place_are_called(make_runner):
     stand_in.before_val.assert_called_once_with(runner)
 
 
-def test_compile_from_the_config(make_runner):
-    runner = make_runner(cfg=dict(compile=dict(backend="eager")), **NO_VAL)
-    keys = list(runner.model.state_dict())
-    runner.train()
+def test_compile_from_the_config_runs_the_compiled_model_and_changes_nothing(make_runner):
+    graphs = []
+
+    def counted(graph, example_inputs):
+        def run(*inputs):
+            graphs.append(len(inputs))
+            return graph.forward(*inputs)
+
+        return run
+
+    torch._dynamo.register_backend(counted, name="runner_test_counted")
+    try:
+        runner = make_runner(cfg=dict(compile=dict(backend="runner_test_counted")), **NO_VAL)
+        keys = list(runner.model.state_dict())
+        runner.train()
+    finally:
+        torch._dynamo.backends.registry._COMPILER_FNS.pop("runner_test_counted")
+        torch._dynamo.reset()
+    # Forward, at least, in each of the ten iterations.
+    assert len(graphs) >= 10
     assert list(runner.model.state_dict()) == keys
-    assert runner.model._compiled_call_impl is not None
+    plain = make_runner(cfg=dict(compile=False), **NO_VAL)
+    plain.train()
+    assert plain.model._compiled_call_impl is None
+    for key, value in plain.model.state_dict().items():
+        torch.testing.assert_close(runner.model.state_dict()[key], value)
 
 
 # Custom parts -------------------------------------------------------------------------------
@@ -652,23 +679,123 @@ def test_runners_made_in_the_same_second_share_nothing(make_runner, tmp_path):
     assert a.visualizer is not b.visualizer
 
 
-def test_two_runners_in_two_threads_see_only_their_own_parts(make_runner):
-    wrong, runners = [], []
+class Marks(Hook):
+    """Writes into the current log, and down whose parts are the current ones."""
 
-    class Looks(Hook):
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if MessageHub.get_current_instance() is not runner.message_hub:
-                wrong.append(runner)
+    def __init__(self, mark):
+        self.mark, self.wrong = mark, 0
 
-    for _ in range(2):
-        runners.append(make_runner(custom_hooks=[Looks()]))
-    threads = [threading.Thread(target=runner.train) for runner in runners]
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        print_log(f"mark {self.mark} at {runner.iter}", logger="current")
+        current = [kind.get_current_instance() for kind in (MessageHub, MMLogger, Visualizer)]
+        own = [runner.message_hub, runner.logger, runner.visualizer]
+        scope = DefaultScope.get_current_instance().scope_name
+        self.wrong += any(a is not b for a, b in zip(current, own, strict=True))
+        self.wrong += scope != runner.default_scope.scope_name
+
+
+def assert_apart(runners, hooks):
+    """Each has only its own lines and its own losses, all of them."""
+    for runner, hook in zip(runners, hooks, strict=True):
+        assert hook.wrong == 0
+        log = Path(runner.log_dir, f"{runner.timestamp}.log").read_text()
+        lines = [line for line in log.splitlines() if " mark " in line]
+        assert len(lines) == 10
+        assert all(f" mark {hook.mark} at " in line for line in lines)
+        assert runner.message_hub.get_scalar("train/loss").data[0].size == 10
+
+
+def test_two_runners_in_two_threads_see_only_their_own_parts_and_train_as_alone(make_runner):
+    hooks = [Marks("one"), Marks("two"), Marks("alone")]
+    seeds = [dict(seed=seed) for seed in (3, 4, 3)]
+    first, second, alone = (
+        make_runner(custom_hooks=[hook], randomness=seed, default_scope=scope, **NO_VAL)
+        for hook, seed, scope in zip(hooks, seeds, ("mmx", "mmx_toy", "mmx"), strict=True)
+    )
+    threads = [threading.Thread(target=runner.train) for runner in (first, second)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
-    assert [runner.iter for runner in runners] == [10, 10]
+    alone.train()
+    assert_apart([first, second, alone], hooks)
+    for key, value in alone.model.state_dict().items():
+        assert torch.equal(value, first.model.state_dict()[key])
+    assert not torch.equal(second.model.first.weight, first.model.first.weight)
+
+
+def test_a_runner_that_trains_inside_of_another_ones_run_leaves_it_alone(make_runner):
+    class Trains(Hook):
+        """Trains a second runner after an iteration of the first one."""
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 4:
+                inner.train()
+
+    hooks = [Marks("outer"), Marks("inner")]
+    inner = make_runner(custom_hooks=[hooks[1]], default_scope="mmx_toy", **NO_VAL)
+    outer = make_runner(custom_hooks=[hooks[0], Trains()], **NO_VAL)
+    outer.train()
+    assert_apart([outer, inner], hooks)
+    assert (outer.iter, inner.iter) == (10, 10)
+
+
+# Randomness ---------------------------------------------------------------------------------
+
+
+def test_a_seed_decides_weights_order_and_what_is_drawn(tmp_path, parts):
+    MODELS.register_module("RunnerTestNet", force=True, module=parts.Net)
+
+    def run(name, **randomness):
+        recorder = parts.Recorder()
+        runner = Runner(
+            dict(type="RunnerTestNet", dropout=0.5),
+            str(tmp_path / name),
+            train_dataloader=parts.loader(augment=True),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+            default_hooks=dict(checkpoint=None),
+            custom_hooks=[recorder],
+            randomness=randomness or None,
+        )
+        runner.train()
+        return runner.seed, recorder.samples, recorder.losses
+
+    first, again, other = run("a", seed=5), run("b", seed=5), run("c", seed=6)
+    assert first == again
+    assert first[0] == 5
+    assert first[1] != other[1]
+    assert first[2] != other[2]
+    # Without a seed one is drawn, which would give the same run again.
+    drawn = run("d")
+    assert drawn == run("e", seed=drawn[0])
+    assert drawn[0] != run("f")[0]
+
+
+def test_deterministic_holds_while_the_run_is_under_way(make_runner):
+    seen = []
+
+    class Looks(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(
+                (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic)
+            )
+            # One of the few that have no deterministic way on a CPU.
+            with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+                torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+    runner = make_runner(
+        randomness=dict(seed=3, deterministic=True),
+        train_cfg=dict(by_epoch=False, max_iters=2),
+        custom_hooks=[Looks()],
+        **NO_VAL,
+    )
+    assert runner.deterministic
+    try:
+        runner.train()
+    finally:
+        torch.backends.cudnn.deterministic = False
+    assert seen == [(True, True)] * 2
 
 
 def test_sigterm_finishes_the_step_saves_and_exits_with_143(make_runner, tmp_path):
