@@ -1,12 +1,19 @@
 """Collectives on 2 and 4 processes."""
 
 import os
+import sys
 import threading
 import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmx import dist
 from mmx.dist import objects
@@ -111,6 +118,141 @@ def _objects() -> None:
             dist.broadcast_object_list([1])
 
 
+class _Recorder(TorchDispatchMode):
+    """Notes the bytes of each tensor that a collective gets, and the most memory that was in use.
+
+    All collectives of torch come through here, whatever function they were called by.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[int] = []
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else each process imports all of the compiler, for seconds.
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            sent = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
+            self.messages += [t.numel() * t.element_size() for t in sent]
+        # Python's own memory, as of bytes, may have been larger in between.
+        self._look(tracemalloc.get_traced_memory()[1])
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        tracemalloc.reset_peak()
+        self._look(tracemalloc.get_traced_memory()[0])
+        return out
+
+    def _look(self, traced: int) -> None:
+        self._storages = {k: v for k, v in self._storages.items() if not v[0].expired()}
+        self.peak = max(self.peak, traced + sum(size for _, size in self._storages.values()))
+
+
+def _cost(collective: Callable[[], Any]) -> tuple[int, int]:
+    """Return the largest message of a collective, and the memory it takes beside its result."""
+    tracemalloc.start()
+    try:
+        with _Recorder() as recorder:
+            result = collective()
+        kept, last = tracemalloc.get_traced_memory()
+        del result
+    finally:
+        tracemalloc.stop()
+    return max(recorder.messages), max(recorder.peak, last) - kept
+
+
+PAYLOAD = 1 << 20
+
+
+def _bounded() -> dict[str, Any]:
+    """Return the messages and memory of all object collectives, in payloads."""
+    objects._TOGETHER = objects._CHUNK = objects._PART_BYTES = PAYLOAD // 8
+    rank, world_size = dist.get_dist_info()
+    payload = bytes([rank]) * PAYLOAD
+    rows = [{"id": i, "mask": bytes([rank]) * (PAYLOAD // 64)} for i in range(64)]
+
+    def collect(device: str) -> Any:
+        collected = dist.collect_results(rows, 64 * world_size, device)
+        ids = [i for i in range(64) for _ in range(world_size)]
+        assert (None if rank else ids) == (collected and [row["id"] for row in collected])
+        return collected
+
+    collectives: dict[str, Callable[[], Any]] = {
+        "broadcast": lambda: dist.broadcast_object_list([payload, rank], 1),
+        "all_gather": lambda: dist.all_gather_object(payload),
+        "gather": lambda: dist.gather_object(payload),
+        "collect on cpu": lambda: collect("cpu"),
+        "collect on gpu": lambda: collect("gpu"),
+    }
+    found = {name: _cost(collective) for name, collective in collectives.items()}
+    # And what they cost without the bounds.
+    objects._TOGETHER = objects._PART_BYTES = 1 << 40
+    for name in ("all_gather", "collect on cpu"):
+        found[f"unbounded {name}"] = _cost(collectives[name])
+    objects._TOGETHER, objects._CHUNK = 0, 1 << 40
+    for name, collective in collectives.items():
+        found[f"in one message {name}"] = _cost(collective)
+    return {n: (m / PAYLOAD, extra / PAYLOAD) for n, (m, extra) in found.items()}
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_large_objects_travel_in_small_messages_and_take_little_memory(world_size: int) -> None:
+    ranks = run_distributed(_bounded, world_size)
+    names = {"broadcast", "all_gather", "gather", "collect on cpu", "collect on gpu"}
+    for found in ranks:
+        costs = {name: cost for name, cost in found.items() if name in names}
+        assert names == costs.keys()
+        for name, (message, memory) in costs.items():
+            assert message <= 1 / 8, name
+            # What is sent, and what comes or is just packed; no more of them on more ranks. Of rows
+            # three parts of an eighth, as packing one takes two, while the one before is sent.
+            assert memory <= (0.5 if name.startswith("collect") else 2.2), (name, memory)
+        for name in names:
+            assert found[f"in one message {name}"][0] >= 1, name
+        assert found["unbounded all_gather"][1] >= world_size + 1
+        assert found["unbounded collect on cpu"][1] >= 1
+
+
+def test_the_bounds_of_messages_and_parts() -> None:
+    # As the constants say; and back ends count bytes in 32 bits.
+    assert (64 << 20, 64 << 20, 256 << 20) == (
+        objects._TOGETHER,
+        objects._PART_BYTES,
+        objects._CHUNK,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], [0]),
+        ([1], [1]),
+        ([1, 2], [2]),
+        ([bytes([i]) * 400 for i in range(9)], [4, 4, 1]),
+        # What they share is sent once.
+        ([bytes(400)] * 9, [9]),
+        ([bytes(5000)] * 3, [1, 1, 1]),
+        ([{"id": i} for i in range(100)], [40, 40, 20]),
+        ((bytes(400),) * 9, [9]),
+    ],
+)
+def test_a_list_is_split_by_rows_and_bytes(
+    rows: Any, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_PART", 40)
+    monkeypatch.setattr(objects, "_PART_BYTES", 2000)
+    parts = objects._parts(rows)
+    assert expected == [len(part) for part in parts]
+    assert list(rows) == [row for part in parts for row in part]
+
+
 def _large_objects() -> None:
     # One rank after the other, in several messages each.
     objects._TOGETHER = 100
@@ -147,7 +289,41 @@ def _long_lists() -> None:
     assert [0, 1] == dist.all_gather_object(rank)
 
 
-def _results(device: str) -> None:
+_WRITTEN: list[Any] = []
+
+
+def _note_files(event: str, args: Any) -> None:
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    if event == "open" and args[2] & writes:
+        _WRITTEN.append(args[0])
+    elif event.startswith(("os.mkdir", "os.rename", "os.link", "os.symlink", "tempfile.")):
+        _WRITTEN.append((event, args))
+
+
+def _results(device: str, folder: str) -> None:
+    rank, world_size = dist.get_dist_info()
+    # As on machines that share nothing.
+    os.environ["TMPDIR"] = own_folder = os.path.join(folder, f"machine{rank}")
+    os.mkdir(own_folder)
+    os.chdir(own_folder)
+    sys.addaudithook(_note_files)
+    _collect(device)
+    exchange = os.path.join(folder, "exchange")
+    if device == "cpu":
+        # MMEngine's argument for where ranks exchange files.
+        assert (None if rank else [0] * world_size) == dist.collect_results(
+            [0], world_size, device, tmpdir=exchange
+        )
+    assert [] == _WRITTEN
+    assert [] == os.listdir()
+    assert not os.path.exists(exchange)
+    with open("seen", "w"):
+        pass
+    os.mkdir("seen, too")
+    assert ["seen", "os.mkdir"] == [w if isinstance(w, str) else w[0] for w in _WRITTEN]
+
+
+def _collect(device: str) -> None:
     rank, world_size = dist.get_dist_info()
     samples = list(range(10))
     # As a sampler deals them: the last ranks repeat the first samples.
@@ -291,8 +467,10 @@ def test_long_lists_travel_in_parts() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_results_are_collected_in_the_order_of_the_data_set(device: str, world_size: int) -> None:
-    run_distributed(_results, world_size, device)
+def test_results_are_collected_in_the_order_of_the_data_set_without_files(
+    device: str, world_size: int, tmp_path: Path
+) -> None:
+    run_distributed(_results, world_size, device, str(tmp_path))
 
 
 def test_local_groups_are_those_of_one_machine() -> None:

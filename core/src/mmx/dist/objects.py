@@ -15,7 +15,8 @@ from mmx.dist.packing import pack, unpack
 from mmx.dist.utils import get_comm_device
 
 # Payloads of all ranks together up to this many bytes travel in one collective; larger ones one
-# rank after the other, so that no process holds more than one payload beside the objects.
+# rank after the other, so that beside the objects no process holds more than two: its own, which it
+# keeps until its turn, and the one that comes.
 _TOGETHER = 64 << 20
 # Greatest message: back ends count bytes in 32 bits.
 _CHUNK = 256 << 20
@@ -92,6 +93,11 @@ def _chunks(data: Tensor) -> Iterator[Tensor]:
         yield data[start : start + _CHUNK]
 
 
+def _broadcast(data: Tensor, src: int, group: ProcessGroup) -> None:
+    for chunk in _chunks(data):
+        torch_dist.broadcast(chunk, group=group, group_src=src)
+
+
 def _padded(own: Tensor, size: int, group: ProcessGroup) -> Tensor:
     data = _room(size, group)
     data[: own.numel()] = own.to(data.device)
@@ -114,17 +120,21 @@ def all_gather_objects(obj: Any, group: ProcessGroup) -> list[Any]:
     objects = []
     for other, size in enumerate(sizes):
         data = own.to(get_comm_device(group)) if other == rank else _room(size, group)
-        for chunk in _chunks(data):
-            torch_dist.broadcast(chunk, group=group, group_src=other)
+        _broadcast(data, other, group)
         objects.append(obj if other == rank else unpack(data.cpu()))
+        # No longer than needed: the next one takes as much.
+        del data
+        if other == rank:
+            own = _NOTHING
     return objects
 
 
 def gather_objects(obj: Any, dst: int, group: ProcessGroup) -> list[Any] | None:
     """Return the objects of all ranks on rank ``dst`` of a group, in their order; else None.
 
-    ``dst`` gets its own object back as it is. Long lists travel in parts, so that one part is
-    packed while the one before is unpacked. Every rank learns of any failure.
+    ``dst`` gets its own object back as it is. Long lists, and those of large rows, travel in parts:
+    one part is packed while the one before is unpacked, and only those two are in memory as bytes.
+    Every rank learns of any failure.
     """
     rank = torch_dist.get_rank(group)
     objects: list[Any] | None = None
@@ -159,15 +169,30 @@ def gather_objects(obj: Any, dst: int, group: ProcessGroup) -> list[Any] | None:
 
 
 _NOTHING = torch.empty(0, dtype=torch.uint8)
-# Rows of a list that travel at a time.
+# Rows of a list that travel at a time, and about how many bytes.
 _PART = 16_384
+_PART_BYTES = 64 << 20
+# Rows that are looked at to tell how many those are.
+_SAMPLE = 8
+
+
+def _parts(obj: Any) -> list[Any]:
+    """Split a list into parts that travel one after the other."""
+    if type(obj) is not list or len(obj) < 2:
+        return [obj]
+    sample = obj[:: max(4, len(obj) // _SAMPLE)]
+    data, error = _pack(sample)
+    size = _PART
+    if error is None:
+        size = min(_PART, max(1, len(sample) * _PART_BYTES // data.numel()))
+    if len(obj) <= size:
+        return [obj]
+    return [obj[start : start + size] for start in range(0, len(obj), size)]
 
 
 def _send_object(obj: Any, dst: int, group: ProcessGroup) -> Exception | None:
     """Send an object in parts, or tell why it cannot be sent and return the error."""
-    parts = [obj]
-    if type(obj) is list and len(obj) > _PART:
-        parts = [obj[start : start + _PART] for start in range(0, len(obj), _PART)]
+    parts = _parts(obj)
     under_way: list[Any] = []
     for index, part in enumerate(parts):
         data, error = _pack(part)
@@ -197,9 +222,7 @@ def _receive_object(source: int, group: ProcessGroup) -> tuple[Any, Tensor, Exce
         head = torch.zeros(3, dtype=torch.int64, device=get_comm_device(group))
         torch_dist.recv(head, group=group, group_src=source)
         size, left, failed = head.tolist()
-        data = _room(size, group)
-        for chunk in _chunks(data):
-            torch_dist.recv(chunk, group=group, group_src=source)
+        data = _receive(size, source, group)
         if failed:
             return None, data.cpu(), None
         # After a failure the rest is received all the same: the sender cannot stop.
@@ -208,11 +231,20 @@ def _receive_object(source: int, group: ProcessGroup) -> tuple[Any, Tensor, Exce
                 parts.append(unpack(data.cpu()))
             except Exception as error:  # noqa: BLE001  # every rank has to learn of any failure
                 problem = error
+        # No longer than needed: the next part takes as much.
+        del data
     if problem is not None:
         return None, _NOTHING, problem
     if len(parts) == 1:
         return parts[0], _NOTHING, None
     return list(chain.from_iterable(parts)), _NOTHING, None
+
+
+def _receive(size: int, source: int, group: ProcessGroup) -> Tensor:
+    data = _room(size, group)
+    for chunk in _chunks(data):
+        torch_dist.recv(chunk, group=group, group_src=source)
+    return data
 
 
 def broadcast_objects(objects: list[Any], src: int, group: ProcessGroup) -> list[Any]:
@@ -225,8 +257,7 @@ def broadcast_objects(objects: list[Any], src: int, group: ProcessGroup) -> list
     if failed:
         _raise_failure(own, error, src, size, group)
     data = own.to(get_comm_device(group)) if here else _room(size, group)
-    for chunk in _chunks(data):
-        torch_dist.broadcast(chunk, group=group, group_src=src)
+    _broadcast(data, src, group)
     if here:
         return objects
     received: list[Any] = unpack(data.cpu())
