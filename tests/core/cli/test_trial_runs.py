@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from mmx.cli.main import cli
 from mmx.hooks import Hook
-from mmx.registry import HOOKS
+from mmx.registry import HOOKS, RUNNERS
+from mmx.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -184,6 +185,26 @@ def test_a_fast_dev_run_that_fails_says_why_and_leaves_nothing(
     assert "Error: training ended after iteration 1, but was resumed after iteration 0" in told
     assert ["mine.py"] == files(home)
     assert [] == files(tmp_path / "temporary")
+
+
+def test_a_config_names_the_runner_and_the_run_all_the_same_way(home: Path) -> None:
+    class Telling(Runner):
+        def build_train_loop(self, loop: Any) -> Any:
+            Watcher.seen.append(("built by", type(self).__name__))
+            return super().build_train_loop(loop)
+
+    RUNNERS.register_module("Telling", module=Telling)
+    Path("mine.py").write_text(CONFIG + 'runner_type = "Telling"\nexperiment_name = "named"\n')
+    mmx("train", "mine.py", "--limit-train-batches", "1", "--cfg-options", "train_cfg.max_epochs=1")
+    mmx("train", "mine.py", "--fast-dev-run")
+    mmx("val", "mine.py", "work_dirs/mine/epoch_1.pth", "--limit-val-batches", "1")
+    assert [("built by", "Telling"), ("begin", 0, 0), TRAIN] == Watcher.seen[:3]
+    # A trial has two runners.
+    assert 3 == Watcher.seen.count(("built by", "Telling"))
+    assert {"Telling"} == {type(runner).__name__ for runner in Watcher.runs}
+    assert all(runner.experiment_name.startswith("named_2") for runner in Watcher.runs)
+    meta = torch.load("work_dirs/mine/epoch_1.pth", weights_only=True)["meta"]
+    assert Watcher.runs[0].experiment_name == meta["experiment_name"]
 
 
 def test_limits_count_batches_of_each_epoch_and_set(home: Path) -> None:

@@ -434,12 +434,24 @@ class Normed(BaseModel):
 
 
 class Means(Hook):
-    """Keeps the running mean at the end of each training epoch and before each validation."""
+    """Keeps the running mean at the end of each training epoch and before each validation; also
+    the seed, and which samples this rank trains on.
+    """
 
     priority = "LOWEST"
 
     def __init__(self) -> None:
         self.seen: list[float] = []
+        self.seeds: list[int] = []
+        self.samples: list[int] = []
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self.seeds.append(torch.initial_seed())
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self.samples += [int(x) for x in data_batch[0][:, 0]]
 
     def _keep(self, runner: Any) -> None:
         self.seen.append(round(float(unwrap(runner.model).norm.running_mean[0]), 4))
@@ -484,14 +496,18 @@ def _runs_of_a_rank(folder: str) -> dict[str, Any]:
     barrier()
     found["trial"] = (runner.iter, len(runner.train_dataloader.dataset), os.listdir(folder))
     barrier()
-    for name, hooks in (
-        ("synced", [{"type": "SyncBuffersHook"}]),
-        ("apart", []),
+    for name, hooks, changes in (
+        ("synced", [{"type": "SyncBuffersHook"}], {}),
+        ("apart", [], {"auto_scale_lr": {"enable": True, "base_batch_size": 4}}),
+        ("own seeds", [], {"randomness": {"seed": 1, "diff_rank_seed": True}}),
     ):
         means, rate = Means(), ThroughputHook(interval=2, flops=True)
-        runner = Runner(**_ranked(folder, custom_hooks=[*hooks, means, rate]))
+        settings = _ranked(folder, custom_hooks=[*hooks, means, rate], **changes)
+        settings["train_dataloader"]["sampler"]["shuffle"] = name == "own seeds"
+        runner = Runner(**settings)
         runner.train()
         found[name] = means.seen
+        found[f"{name}: facts"] = means.seeds, means.samples, runner.optim_wrapper.get_lr()["lr"]
     found["flops"] = rate.flops_per_iter
     hub = runner.message_hub
     found["rates"] = [
@@ -501,7 +517,7 @@ def _runs_of_a_rank(folder: str) -> dict[str, Any]:
     return found
 
 
-def test_buffers_rates_and_trials_of_several_ranks(tmp_path: Path) -> None:
+def test_buffers_rates_seeds_and_trials_of_several_ranks(tmp_path: Path) -> None:
     first, second = run_distributed(_runs_of_a_rank, 2, str(tmp_path), init=False)
     # Two runs of two iterations on as many batches of each rank; one directory, gone at the end.
     assert (4, 16, []) == first["trial"] == second["trial"]
@@ -511,6 +527,15 @@ def test_buffers_rates_and_trials_of_several_ranks(tmp_path: Path) -> None:
     middle = (np.array(first["apart"]) + np.array(second["apart"])) / 2
     assert first["synced"] == pytest.approx(middle.tolist(), abs=1e-3)
     assert all(abs(a - b) > 0.1 for a, b in zip(first["apart"], second["apart"], strict=True))
+    # The rate goes with the samples of both.
+    assert [0.1] == first["synced: facts"][2]
+    assert [pytest.approx(0.2)] == first["apart: facts"][2]
+    # The same seed on both, unless they are to differ; then they agree on the order all the same.
+    assert [1] == first["apart: facts"][0] == second["apart: facts"][0]
+    assert ([1], [2]) == (first["own seeds: facts"][0], second["own seeds: facts"][0])
+    trained = [*first["own seeds: facts"][1], *second["own seeds: facts"][1]]
+    assert list(range(32)) == sorted(trained)
+    assert trained != sorted(trained)
     # Of both ranks together: 8 samples for twice the operations of one.
     forward = 2 * 4 * 4 * 2
     assert 3 * forward == first["flops"] == second["flops"]
