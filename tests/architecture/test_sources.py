@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,210 @@ def test_the_distributions_have_one_version() -> None:
 
     assert versions == {mmx.__version__}
     assert os.path.isdir(ROOT / "plugins")
+
+
+# Unpickling runs what the bytes say. Reference -> None if it always does, else the keyword, and its
+# only value, with which it does not.
+READERS = {
+    **{
+        f"{module}.{name}": None
+        for module in ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal")
+        for name in ("load", "loads", "Unpickler", "_Unpickler")
+    },
+    **dict.fromkeys(
+        (
+            "shelve.open",
+            "shelve.Shelf",
+            "shelve.DbfilenameShelf",
+            "multiprocessing.connection.Client",
+            "multiprocessing.connection.Listener",
+            "multiprocessing.managers.BaseManager",
+            "multiprocessing.reduction.ForkingPickler.loads",
+            "logging.config.listen",
+            "pandas.read_pickle",
+            "torch.hub.load",
+            "torch.package.PackageImporter",
+            "torch.serialization.load",
+            "torch.distributed.checkpoint.FileSystemReader",
+            "torch.distributed.checkpoint.filesystem.FileSystemReader",
+        )
+    ),
+    # Of torch: they read the objects of other ranks, and ours count and bound what they send.
+    **dict.fromkeys(
+        f"torch.distributed.{name}"
+        for name in (
+            "all_gather_object",
+            "broadcast_object_list",
+            "gather_object",
+            "recv_object_list",
+            "scatter_object_list",
+        )
+    ),
+    "torch.load": ("weights_only", True),
+    "torch.hub.load_state_dict_from_url": ("weights_only", True),
+    "torch.utils.model_zoo.load_url": ("weights_only", True),
+    "numpy.load": ("allow_pickle", False),
+    "numpy.lib.format.read_array": ("allow_pickle", False),
+}
+# A whole module that is handed about, or imported by its name, can be read with as well.
+READING_MODULES = {name.split(".")[0] for name in READERS} - {
+    *("torch", "numpy", "multiprocessing", "logging", "pandas")
+}
+
+# (file, function or class, what it reads with) -> where the bytes come from.
+UNPICKLING = {
+    ("core/src/mmx/dist/packing.py", "unpack", "pickle.loads"): "a rank of our process group",
+    ("core/src/mmx/dist/packing.py", "_TensorUnpickler", "pickle.Unpickler"): "the same",
+    (
+        "core/src/mmx/dataset/annotations.py",
+        "deserialize",
+        "pickle.loads",
+    ): "memory that this process or its parent filled",
+    (
+        "core/src/mmx/fileio/handlers/pickle_handler.py",
+        "PickleHandler.load_from_fileobj",
+        "pickle.load",
+    ): "a file that the caller vouches for with trusted=True",
+    (
+        "core/src/mmx/fileio/handlers/pickle_handler.py",
+        "PlainUnpickler",
+        "pickle.Unpickler",
+    ): "anywhere: it finds no names but those of plain data",
+    (
+        "core/src/mmx/fileio/handlers/npy_handler.py",
+        "NpyHandler.load_from_fileobj",
+        "numpy.load",
+    ): "anywhere: allow_pickle is False, whatever else is given",
+    ("core/src/mmx/testing/distributed.py", "_gather", "recv"): "a process that it has started",
+    ("core/src/mmx/testing/distributed.py", "_gather", "pickle.loads"): "the same",
+    ("core/src/mmx/testing/distributed.py", "_call", "pickle.loads"): "the process that started it",
+}
+
+
+def unpickling(tree: ast.Module) -> list[tuple[str, str, int]]:
+    """Return (function or class, what it reads with, line) wherever a source could unpickle."""
+    modules: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name if alias.asname else alias.name.split(".")[0]
+                modules[alias.asname or top] = top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    found = []
+
+    def dotted(node: ast.AST) -> str | None:
+        if isinstance(node, ast.Name):
+            return modules.get(node.id)
+        if isinstance(node, ast.Attribute) and (base := dotted(node.value)):
+            return f"{base}.{node.attr}"
+        return None
+
+    def is_safe(name: str, call: ast.Call) -> bool:
+        if READERS[name] is None:
+            return False
+        keyword, value = READERS[name]
+        given = [k.value for k in call.keywords if k.arg == keyword]
+        return [value] == [g.value for g in given if isinstance(g, ast.Constant)]
+
+    def look(node: ast.AST, where: str, parent: ast.AST | None) -> None:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            where = f"{where}.{node.name}".lstrip(".")
+        name = dotted(node)
+        if name in READERS:
+            called = isinstance(parent, ast.Call) and parent.func is node
+            if not (called and is_safe(name, parent)):
+                found.append((where, name, node.lineno))
+            return
+        if name in READING_MODULES and not isinstance(parent, ast.Attribute):
+            found.append((where, f"{name} itself", node.lineno))
+        if isinstance(node, ast.ImportFrom) and node.module in READING_MODULES:
+            stars = [alias for alias in node.names if alias.name == "*"]
+            found.extend((where, f"{node.module}.*", node.lineno) for _ in stars)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).split(".")[-1]
+            first = ast.unparse(node.args[0]).strip("'").split(".")[0] if node.args else ""
+            if called in ("import_module", "__import__") and first in READING_MODULES:
+                found.append((where, f"{first} by its name", node.lineno))
+            # Of connections between processes. Of torch.distributed it fills a tensor.
+            if (
+                called == "recv"
+                and isinstance(node.func, ast.Attribute)
+                and not (dotted(node.func) or "").startswith("torch.distributed.")
+            ):
+                found.append((where, "recv", node.lineno))
+        for child in ast.iter_child_nodes(node):
+            look(child, where, node)
+
+    look(tree, "", None)
+    return found
+
+
+def test_what_came_from_outside_is_never_unpickled() -> None:
+    found = [
+        (name_of(path), line, where, what)
+        for path in SOURCES
+        for where, what, line in unpickling(ast.parse(path.read_text()))
+    ]
+    new = [f"{file}:{line} {where}: {what}" for file, line, where, what in found
+           if (file, where, what) not in UNPICKLING]  # fmt: skip
+    assert [] == new, "say in UNPICKLING where the bytes come from, or read them in another way"
+    assert Counter(UNPICKLING.keys()) == Counter(
+        (file, where, what) for file, _, where, what in found
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import pickle\ndef f(b):\n    return pickle.loads(b)", ("f", "pickle.loads")),
+        ("import pickle as p\nread = p.load", ("", "pickle.load")),
+        ("from pickle import loads as read\nread(b'')", ("", "pickle.loads")),
+        (
+            "def f():\n    from _pickle import Unpickler\n    Unpickler(1)",
+            ("f", "_pickle.Unpickler"),
+        ),
+        ("import pickle\nclass A(pickle.Unpickler): ...", ("A", "pickle.Unpickler")),
+        ("import pickle\ngetattr(pickle, 'lo' + 'ads')", ("", "pickle itself")),
+        ("from pickle import *", ("", "pickle.*")),
+        ("import importlib\nimportlib.import_module('dill')", ("", "dill by its name")),
+        ("__import__('marshal').loads(b'')", ("", "marshal by its name")),
+        ("import shelve\nshelve.open('x')", ("", "shelve.open")),
+        ("import cloudpickle\ncloudpickle.loads(b'')", ("", "cloudpickle.loads")),
+        ("import torch\ntorch.load('x')", ("", "torch.load")),
+        ("import torch\ntorch.load('x', weights_only=False)", ("", "torch.load")),
+        ("import torch\ntorch.load('x', weights_only=flag)", ("", "torch.load")),
+        ("import torch\nread = torch.load", ("", "torch.load")),
+        ("from torch import load\nload('x')", ("", "torch.load")),
+        ("import torch.hub\ntorch.hub.load('a', 'b')", ("", "torch.hub.load")),
+        ("import numpy as np\nnp.load('x')", ("", "numpy.load")),
+        ("import numpy as np\nnp.load('x', allow_pickle=True)", ("", "numpy.load")),
+        ("def f(connection):\n    return connection.recv()", ("f", "recv")),
+        (
+            "from torch import distributed as d\nd.all_gather_object([], 1)",
+            ("", "torch.distributed.all_gather_object"),
+        ),
+        (
+            "from multiprocessing.connection import Client\nClient('x')",
+            ("", "multiprocessing.connection.Client"),
+        ),
+    ],
+)
+def test_unpickling_is_found(source: str, expected: tuple[str, str]) -> None:
+    assert [expected] == [finding[:2] for finding in unpickling(ast.parse(source))]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\npickle.dumps(1)",
+        "import json\njson.loads('1')",
+        "import torch\ntorch.load('x', weights_only=True)",
+        "import numpy as np\nnp.load('x', allow_pickle=False)",
+        "from torch import distributed as d\nd.recv(t, 1)",
+        "from mmx.dist import all_gather_object\nall_gather_object(1)",
+    ],
+)
+def test_what_does_not_unpickle_is_let_through(source: str) -> None:
+    assert [] == unpickling(ast.parse(source))
