@@ -226,16 +226,23 @@ def test_more_is_kept_on_request():
     assert 20_000 == hub.get_scalar("a").max_length == hub.get_scalar("b").max_length
 
 
-def test_tensors_of_an_accelerator_wait_for_one_transfer(monkeypatch):
-    read = []
+@pytest.fixture
+def transfers(monkeypatch):
+    """Sizes of the transfers of this machine, which has an accelerator."""
+    sizes = []
 
     def read_tensors(tensors):
-        read.append(len(tensors))
+        sizes.append(len(tensors))
         return [float(tensor) for tensor in tensors]
 
     monkeypatch.setattr(module, "tensors_live_on_cpu", lambda: False)
-    monkeypatch.setattr("mmx.logging._rows.read_tensors", read_tensors)
-    hub = MessageHub("x")
+    for place in ("_rows", "history_buffer"):
+        monkeypatch.setattr(f"mmx.logging.{place}.read_tensors", read_tensors)
+    return sizes
+
+
+def test_tensors_of_an_accelerator_wait_for_one_transfer(transfers):
+    hub, read = MessageHub("x"), transfers
     for number in range(50):
         hub.update_row("train/", {"loss": torch.tensor(float(number)), "acc": 0.5})
     assert [] == read
@@ -244,6 +251,48 @@ def test_tensors_of_an_accelerator_wait_for_one_transfer(monkeypatch):
     assert [50] == read
     with pytest.raises(ValueError, match="'train/loss': a logged tensor needs exactly one"):
         hub.update_row("train/", {"loss": torch.zeros(2), "acc": 0.5})
+
+
+def test_all_that_waits_is_read_together(transfers):
+    hub = MessageHub("x")
+    for number in range(50):
+        hub.update_row("train/", {"loss": torch.tensor(float(number)), "aux": torch.tensor(1.0)})
+    hub.read()
+    assert [100] == transfers
+    assert 49.0 == hub.get_scalar("train/loss").current()
+    assert 1.0 == hub.get_scalar("train/aux").mean(50)
+    hub.read()
+    assert [100] == transfers
+
+
+def test_nothing_waits_for_an_accelerator_until_somebody_needs_a_number(transfers):
+    hub = MessageHub("x")
+    log_time = hub.lane("train/time")
+    for number in range(1500):
+        log_time(0.1)
+        # Losses that come under changing names, and one that a hook logs once more.
+        hub.update_row("train/", {"loss": torch.tensor(1.0)})
+        hub.update_row("train/", {"loss": torch.tensor(3.0), "aux": torch.tensor(2.0)})
+        if number % 100 == 0:
+            hub.update_scalar("train/aux", 4.0)
+            hub.flush()
+            assert 0.1 == pytest.approx(hub.get_scalar("train/time").mean(1))
+        if number % 500 == 0:  # log lines
+            hub.read()
+            assert {number // 500 + 1} == {len(transfers)}
+    assert 2.0 == hub.get_scalar("train/loss").mean(1000)
+    assert 2.0 == hub.get_scalar("train/aux").mean(10)
+    assert 3000 == len(hub.get_scalar("train/loss").data[0])
+
+
+def test_without_any_reader_tensors_are_read_before_they_take_up_much_room(transfers):
+    hub = MessageHub("x")
+    for number in range(5000):
+        hub.update_row("train/", {"loss": torch.tensor(float(number))})
+    # So many wait in a buffer, and those of less than a whole number of rows in the hub.
+    assert [2048, 2048] == transfers
+    assert 4999.0 == hub.get_scalar("train/loss").current()
+    assert list(range(5000)) == hub.get_scalar("train/loss").data[0].tolist()
 
 
 def test_a_tensor_that_is_changed_in_place_is_copied(monkeypatch):

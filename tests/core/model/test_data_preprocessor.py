@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from mmx.model import BaseDataPreprocessor, ImgDataPreprocessor, stack_batch
+from mmx.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor, stack_batch
 from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
 
@@ -49,6 +50,45 @@ def test_data_elements_and_packed_sequences_move_by_their_own_method():
     moved = on_meta(packed)
     assert moved.data.is_meta
     assert moved.batch_sizes.device.type == "cpu"
+
+
+class Asked(torch.Tensor):
+    """Writes down whether a move is to be waited for, and moves nowhere."""
+
+    def to(self, device, non_blocking=False):
+        return device.type, non_blocking
+
+
+@pytest.mark.parametrize(
+    ("non_blocking", "device", "expected"),
+    [
+        (False, "cuda", False),
+        (True, "cuda", True),
+        (None, "cuda", True),
+        (None, "npu", True),
+        (None, "mps", False),
+        (True, "mps", True),
+    ],
+)
+def test_copies_are_waited_for_as_told_or_where_that_is_needed(non_blocking, device, expected):
+    preprocessor = BaseDataPreprocessor(non_blocking)
+    preprocessor._device = SimpleNamespace(type=device)
+    assert (device, expected) == preprocessor(torch.zeros(1).as_subclass(Asked))
+
+
+def test_copies_to_the_cpu_are_waited_for():
+    preprocessor = BaseDataPreprocessor(None)
+    batch = torch.zeros(1, device="meta").as_subclass(Asked)
+    assert ("cpu", False) == preprocessor({"x": batch})["x"]
+
+
+def test_a_model_without_a_preprocessor_of_its_own_does_not_wait():
+    class Net(BaseModel):
+        def forward(self, x, mode="tensor"):
+            return x
+
+    assert Net().data_preprocessor._non_blocking is None
+    assert Net({"type": "BaseDataPreprocessor"}).data_preprocessor._non_blocking is False
 
 
 def test_everything_else_is_returned_as_it_is():

@@ -102,13 +102,13 @@ class RowGroup:
             self.has_tensors = False
 
     def hand_over(self) -> None:
-        """Move the rows into their buffers."""
+        """Move the rows into their buffers; tensors are read there, when somebody asks for them."""
         if not self.values:
             return
-        self.read()
         waiting = self.values[:]
         # Cleared first: a buffer that is asked for its values flushes its source.
         self.values.clear()
+        has_tensors, self.has_tensors = self.has_tensors, False
         width = len(self.buffers)
         for column, buffer in enumerate(self.buffers):
-            buffer._extend(waiting[column::width])
+            buffer._extend(waiting[column::width], has_tensors)

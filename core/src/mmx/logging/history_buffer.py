@@ -284,9 +284,10 @@ class HistoryBuffer:
         if len(tail) >= _CHUNK:
             self._spill(_AT_HAND)
 
-    def _extend(self, values: Sequence[Number]) -> None:
-        """Append numbers whose counts are 1."""
+    def _extend(self, values: Sequence[Any], has_tensors: bool = False) -> None:
+        """Append numbers whose counts are 1; some may be tensors on a device."""
         self._tail.extend(values)
+        self._has_tensors = self._has_tensors or has_tensors
         if self._tail_counts is not None:
             self._tail_counts.extend([1] * len(values))
         if len(self._tail) >= _CHUNK:
@@ -327,13 +328,8 @@ class HistoryBuffer:
 
     def _read(self) -> None:
         """Read the tensors among the waiting values."""
-        if not self._has_tensors:
-            return
-        tail = self._tail
-        places = [i for i, v in enumerate(tail) if not isinstance(v, int | float)]
-        for place, number in zip(places, read_tensors([tail[i] for i in places]), strict=True):
-            tail[place] = number
-        self._has_tensors = False
+        if self._has_tensors:
+            read_together([self])
 
     def keep_totals(self) -> None:
         """From now on let statistics over more than is kept be those over everything ever logged.
@@ -606,3 +602,18 @@ def _sum(values: list[Number]) -> float:
     for value in values[number - rest :]:
         total += value
     return total
+
+
+def read_together(buffers: Sequence[HistoryBuffer]) -> None:
+    """Read the tensors that wait in buffers, with one transfer per device and type."""
+    places = [
+        (buffer._tail, i)
+        for buffer in buffers
+        for i, value in enumerate(buffer._tail)
+        if not isinstance(value, int | float)
+    ]
+    numbers = read_tensors([tail[i] for tail, i in places]) if places else []
+    for (tail, i), number in zip(places, numbers, strict=True):
+        tail[i] = number
+    for buffer in buffers:
+        buffer._has_tensors = False

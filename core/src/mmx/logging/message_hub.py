@@ -22,7 +22,7 @@ from mmx.logging._rows import (
     learn_tensor_types,
 )
 from mmx.logging._scalars import as_number, is_tensor, tensors_live_on_cpu
-from mmx.logging.history_buffer import HistoryBuffer
+from mmx.logging.history_buffer import HistoryBuffer, read_together
 from mmx.logging.logger import print_log
 from mmx.utils.errors import InvalidKeyError, InvalidTypeError, InvalidValueError
 from mmx.utils.manager import ManagerMixin
@@ -371,8 +371,22 @@ class MessageHub(ManagerMixin):
             self._direct[key] = buffer.push
         return buffer
 
+    def read(self) -> None:
+        """Read all numbers that wait on an accelerator, at the cost of waiting for it once.
+
+        For those who are about to read many of them; each buffer would do it for itself.
+        """
+        self.flush()
+        waiting = [buffer for buffer in self._log_scalars.values() if buffer._has_tensors]
+        if waiting:
+            read_together(waiting)
+
     def flush(self) -> None:
-        """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them."""
+        """Hand the waiting rows to their buffers. Whoever reads a buffer gets this done for them.
+
+        It does not wait for an accelerator: its tensors are read when somebody needs the numbers,
+        or when a buffer holds 2,048 of them.
+        """
         self._let_look()
         for group in self._groups.values():
             if group.values:

@@ -285,7 +285,7 @@ class LogProcessor:
         hub = runner.message_hub
         buffers: dict[str, Any] = {}
         if isinstance(hub, MessageHub):
-            hub.flush()
+            hub.read()
         known = self._shown.setdefault(mode, {})
         for key, buffer in hub.log_scalars.items():
             if key not in known:

@@ -23,7 +23,8 @@ class BaseModel(BaseModule):
 
     Args:
         data_preprocessor: Module, or its config, that moves and normalises batches; None is
-            :class:`BaseDataPreprocessor`, which only moves them to the model's device.
+            :class:`BaseDataPreprocessor`, which only moves them to the model's device, without
+            waiting for it where that is safe.
         init_cfg: How to initialise; see :class:`BaseModule`.
 
     Raises:
@@ -35,7 +36,7 @@ class BaseModel(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if data_preprocessor is None:
-            data_preprocessor = {"type": BaseDataPreprocessor}
+            data_preprocessor = {"type": BaseDataPreprocessor, "non_blocking": None}
         if isinstance(data_preprocessor, nn.Module):
             self.data_preprocessor = data_preprocessor
         elif isinstance(data_preprocessor, dict):

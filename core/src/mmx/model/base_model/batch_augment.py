@@ -31,7 +31,7 @@ class BatchMixDataPreprocessor(BaseDataPreprocessor):
             config; None only moves.
         inputs_key: Key of the images where a batch is a dict.
         labels_key: Key of the labels where a batch is a dict.
-        non_blocking: Do not wait for copies from pinned memory.
+        non_blocking: Do not wait for copies; see :class:`BaseDataPreprocessor`.
 
     Raises:
         ValueError: ``alpha`` is not positive, ``prob`` is no probability, or there are not at least

@@ -19,8 +19,11 @@ from mmx.registry import MODELS
 from mmx.structures import BaseDataElement
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 
-# What batches hold beside tensors: nothing is to be done for these.
 _CPU = torch.device("cpu")
+# Where a copy that was not waited for may be read before it is there, or may read what comes after.
+# On all others what reads it comes behind it in the same stream, and torch keeps pinned memory.
+_READ_TOO_EARLY = frozenset({"cpu", "mps"})
+# What batches hold beside tensors: nothing is to be done for these.
 _PLAIN = frozenset({str, bytes, int, float, bool, np.ndarray})
 
 
@@ -47,12 +50,14 @@ class BaseDataPreprocessor(nn.Module):
     """Move a batch to the model's device.
 
     Args:
-        non_blocking: Do not wait for copies from pinned memory.
+        non_blocking: Do not wait for copies. False waits, as MMEngine does. None, which models take
+            that are given no preprocessor, waits only where a copy could be read too early: on the
+            CPU and on Apple's devices.
     """
 
     def __init__(self, non_blocking: bool | None = False) -> None:
         super().__init__()
-        self._non_blocking = bool(non_blocking)
+        self._non_blocking = non_blocking if non_blocking is None else bool(non_blocking)
         self._device = torch.device("cpu")
 
     def leaves_as_is(self, data: Any) -> bool:
@@ -68,6 +73,12 @@ class BaseDataPreprocessor(nn.Module):
         # A hook on the module wants to be called.
         return not (self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook())
 
+    def _waits_not(self) -> bool:
+        """Tell whether a copy to the device need not be waited for."""
+        if self._non_blocking is None:
+            return self._device.type not in _READ_TOO_EARLY
+        return self._non_blocking
+
     def cast_data(self, data: Any) -> Any:
         """Return nested data with tensors and data elements on the model's device.
 
@@ -80,7 +91,7 @@ class BaseDataPreprocessor(nn.Module):
             # Asking costs less than a call of `to` that does nothing.
             if data.device == device:
                 return data
-            return data.to(device, non_blocking=self._non_blocking)
+            return data.to(device, non_blocking=self._waits_not())
         kind = type(data)
         if kind is dict:
             cast = self.cast_data
@@ -97,7 +108,7 @@ class BaseDataPreprocessor(nn.Module):
             return data
         if isinstance(data, (BaseDataElement, PackedSequence)):
             moved: Any = data
-            return moved.to(device, non_blocking=self._non_blocking)
+            return moved.to(device, non_blocking=self._waits_not())
         if isinstance(data, Mapping):
             return _like(data, {key: self.cast_data(value) for key, value in data.items()})
         if isinstance(data, (str, bytes)):
@@ -176,7 +187,7 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
         pad_value: Value of padding, after normalisation.
         bgr_to_rgb: Swap the first and the last of three channels.
         rgb_to_bgr: The same, under the name that fits.
-        non_blocking: Do not wait for copies from pinned memory.
+        non_blocking: Do not wait for copies; see :class:`BaseDataPreprocessor`.
 
     Raises:
         ValueError: Only one of ``mean`` and ``std`` is given, they have other lengths, or both
