@@ -53,6 +53,8 @@ def run(work_dir: Path, options: dict[str, Any]) -> Callable[[int], None]:
         runner.train()
         # The last checkpoint is rank 0's to read: it has written it.
         state: dict[str, Any] = {f"random of rank {rank} after the run": torch.get_rng_state()}
+        for key, value in runner.model.module.state_dict().items():
+            state[f"rank {rank}: {key}"] = value
         if rank == 0:
             state.update(victim.final_state(runner))
         torch.save(state, result_of(work_dir, rank).with_suffix(".part"))

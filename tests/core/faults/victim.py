@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,6 +23,15 @@ from mmx.runner.resume import capture_random_state
 SIZE = 96
 # How long ranks wait for one that does not come; those who test kills do not wait so long.
 TIMEOUT_S = 30
+# With it the best accuracy comes early, so that forgetting it shows.
+INITIAL_SEED = 0
+# Parts of a checkpoint that a run goes on without; of others it may not notice that they are empty.
+DELETED = (
+    "engine/random",
+    "ema_state_dict",
+    "engine/hooks/EarlyStoppingHook",
+    "engine/hooks/LoggerHook",
+)
 
 
 class Net(BaseModel):
@@ -105,6 +115,8 @@ def build(
         group.update(
             launcher="pytorch", env_cfg=dict(dist_cfg=dict(backend="gloo", timeout=TIMEOUT_S))
         )
+    # The weights must not depend on what the tests before have drawn.
+    torch.manual_seed(INITIAL_SEED)
     runner = Runner(
         model=Net(),
         work_dir=str(work_dir),
@@ -176,8 +188,10 @@ def _forgetter(key: str):  # type: ignore[no-untyped-def]  # a hook
                 target[last] = own if isinstance(last, int) else own[last]
             elif isinstance(value, torch.Tensor):
                 value.zero_()
-            elif key in ("engine/random", "ema_state_dict", "engine/hooks/EarlyStoppingHook"):
+            elif key in DELETED:
                 del target[last]
+            elif key == "optimizer/accumulation/gradients":
+                target[last] = None
             else:
                 target[last] = type(value)()  # empty, or zero: what a loader cannot notice
 
@@ -214,6 +228,16 @@ def final_state(runner: Runner) -> dict[str, Any]:
     state: dict[str, Any] = {"random after the run": torch.get_rng_state()}
     _flatten(torch.load(file, weights_only=True), "", state)
     return state
+
+
+def log_records(work_dir: Path) -> dict[str, Any]:
+    """Return what was logged of iterations, smoothed over windows, but for measured times."""
+    found: dict[str, Any] = {}
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        for record in map(json.loads, file.read_text().splitlines()):
+            if "iter" in record:  # those of validations are in the message hub
+                _flatten(record, f"log of iteration {record['iter']}", found)
+    return found
 
 
 def _flatten(value: Any, path: str, into: dict[str, Any]) -> None:

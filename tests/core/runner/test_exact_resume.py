@@ -162,8 +162,16 @@ def test_resuming_with_a_data_loader_of_ones_own(make_runner, parts, tmp_path):
     settings = {"train_dataloader": own(), "randomness": {"seed": 3}}
     whole = run(make_runner, parts, tmp_path / "whole", **settings)
     run(make_runner, parts, tmp_path / "parted", stop=8, **settings)
+    saved = torch.load(tmp_path / "parted" / "iter_7.pth", weights_only=True)
     resumed = run(make_runner, parts, tmp_path / "parted", resume=True, **settings)
     assert_equal_runs(*whole, *resumed)
+
+    # The negative control: without the stream's state at the beginning of the pass it is another.
+    del saved["engine"]["pass_random"]
+    torch.save(saved, tmp_path / "changed.pth")
+    settings.update(resume=True, load_from=str(tmp_path / "changed.pth"))
+    _, other, _ = run(make_runner, parts, tmp_path / "parted", **settings)
+    assert whole[1].samples[-len(other.samples) :] != other.samples
 
 
 def test_resuming_in_the_middle_of_gradient_accumulation(make_runner, parts, tmp_path):
@@ -262,22 +270,42 @@ def test_validation_does_not_change_what_training_draws(make_runner, parts, tmp_
     assert with_val[1].losses == without[1].losses
 
 
-@pytest.mark.parametrize("left_out", ["random", "loop", "optimizer"])
+def leave_out_optimizer(saved):
+    for state in saved["optimizer"]["state"].values():
+        state["momentum_buffer"].zero_()
+
+
+def leave_out_position(saved):
+    saved["engine"]["loop"].update(batches=0, samples=0)
+
+
+def leave_out_epoch(saved):
+    saved["engine"]["loop"].update(epoch=0)
+
+
+def leave_out_random(saved):
+    del saved["engine"]["random"]
+
+
+def leave_out_seed(saved):
+    """Of the order of samples; a run without a seed of its own takes the checkpoint's."""
+    saved["meta"]["seed"] = None
+    saved["engine"]["sampler_seed"] = None
+
+
+@pytest.mark.parametrize(
+    "leave_out",
+    [leave_out_random, leave_out_position, leave_out_epoch, leave_out_seed, leave_out_optimizer],
+)
 def test_leaving_out_a_part_of_the_state_breaks_the_equality(
-    make_runner, parts, tmp_path, left_out
+    make_runner, parts, tmp_path, leave_out
 ):
     """The negative control: the tests above would notice."""
     whole = run(make_runner, parts, tmp_path / "whole")
     run(make_runner, parts, tmp_path / "parted", stop=8)
-    file = tmp_path / "parted" / "iter_7.pth"
-    saved = torch.load(file, weights_only=True)
-    if left_out == "optimizer":
-        for state in saved["optimizer"]["state"].values():
-            state["momentum_buffer"].zero_()
-    elif left_out == "loop":
-        saved["engine"]["loop"].update(batches=0, samples=0)
-    else:
-        del saved["engine"][left_out]
+    saved = torch.load(tmp_path / "parted" / "iter_7.pth", weights_only=True)
+    assert saved["engine"]["loop"]["epoch"] == 1
+    leave_out(saved)
     torch.save(saved, tmp_path / "changed.pth")
     resumed = run(
         make_runner,
@@ -285,6 +313,7 @@ def test_leaving_out_a_part_of_the_state_breaks_the_equality(
         tmp_path / "parted",
         resume=True,
         load_from=str(tmp_path / "changed.pth"),
+        randomness={"seed": None},
     )
     assert not same_state(whole[0].model.state_dict(), resumed[0].model.state_dict())
 
