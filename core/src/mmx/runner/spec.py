@@ -12,6 +12,7 @@ from torch import nn
 
 from mmx.config import Config
 from mmx.config.keys import KNOWN_KEYS, UnknownKeyWarning
+from mmx.config.origin import origin_of
 from mmx.hooks.hook import Hook
 from mmx.strategy.building import check_param_scheduler
 from mmx.strategy.environment import check_launcher
@@ -139,10 +140,10 @@ def _triplet_check(part: str) -> Any:
 
 
 def _origin(cfg: Any, names: list[str]) -> str:
-    filename = getattr(cfg, "filename", None)
-    if filename and all(name in cfg for name in names):
-        return f" (by {filename} or a base of it)"
-    return ""
+    """Say which file sets these keys of a config, and in which line."""
+    places = {name: origin_of(cfg, name) for name in names if cfg is not None and name in cfg}
+    said = [f"{name} by {place}" for name, place in places.items() if place is not None]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _check_scheduler(arguments: Mapping[str, Any]) -> None:
