@@ -153,7 +153,7 @@ def test_a_longer_run_follows_its_own_curve_on_request(monkeypatch):
     assert runner.expected != runner.before
     assert runner.expected == runner.optim_wrapper.get_lr()
     runner.logger.info.assert_called_once_with(
-        "CosineAnnealingLR follow this run's settings from here on"
+        "this run's settings of CosineAnnealingLR hold from here on"
     )
 
 
@@ -199,6 +199,10 @@ def test_a_resumed_run_of_another_length(isolated, tmp_path, choice):
     saved = str(tmp_path / "first" / "epoch_2.pth")
     longer = run("longer", 8, load_from=saved, resume=True)
     whole = run("whole", 8)
+    log = (tmp_path / "longer" / longer.timestamp / f"{longer.timestamp}.log").read_text()
+    # One of them is said, not both.
+    assert (choice == "keep") == ("goes on with the settings of the checkpoint" in log)
+    assert (choice == "rebuild") == ("settings of CosineAnnealingLR hold from here on" in log)
     if choice == "rebuild":
         assert whole.optim_wrapper.get_lr() == longer.optim_wrapper.get_lr()
         assert 8 == longer.param_schedulers[0].T_max

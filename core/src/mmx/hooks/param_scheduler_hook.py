@@ -50,7 +50,7 @@ class ParamSchedulerHook(Hook):
             if changed:
                 rebuild_schedulers(schedulers, _epoch_length(runner))
                 names = ", ".join(type(scheduler).__name__ for scheduler in changed)
-                runner.logger.info(f"{names} follow this run's settings from here on")
+                runner.logger.info(f"this run's settings of {names} hold from here on")
 
     def after_train_iter(
         self,

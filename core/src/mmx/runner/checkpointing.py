@@ -388,6 +388,12 @@ def _resume_schedulers(runner: Runner, checkpoint: dict[str, Any]) -> None:
             "resume_param_scheduler=False to begin their schedule anew"
         )
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    if any(getattr(hook, "on_changed_settings", "keep") == "rebuild" for hook in runner.hooks):
+        built = runner.param_schedulers
+        for part in built.values() if isinstance(built, Mapping) else [built]:
+            for scheduler in part:
+                # Its hook tells what it does about them.
+                scheduler._announces_changes = False
     _strategy(runner).load_scheduler_state_dict(checkpoint["param_schedulers"])
 
 

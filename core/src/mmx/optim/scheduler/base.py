@@ -55,7 +55,8 @@ class _ParamScheduler:
     """
 
     # Beside the usual attributes there are some that are no part of the state.
-    __slots__ = ("__dict__", "__weakref__", "_given", "_known_values")
+    __slots__ = ("__dict__", "__weakref__", "_announces_changes", "_given", "_known_values")
+    _announces_changes: bool
 
     #: What the constructor sets and stepping leaves alone.
     settings: ClassVar[tuple[str, ...]] = ("param_name", "begin", "end", "by_epoch", "verbose")
@@ -284,7 +285,8 @@ class _ParamScheduler:
 
     def _warn_of_changes(self) -> None:
         changes = self.changed_settings()
-        if not changes:
+        # Who is going to restore this run's settings says so, and what it did.
+        if not changes or not getattr(self, "_announces_changes", True):
             return
         unit = "epoch" if self.by_epoch else "iteration"
         saved = ", ".join(f"{name}={_shown(old)}" for name, (old, _) in changes.items())
