@@ -14,12 +14,19 @@ from pathlib import Path
 import torch
 
 PARTS = '''
-import os, signal, time, torch
+import atexit, os, signal, time, torch
 from torch import nn
 from mmx.dist import all_gather_object
 from mmx.hooks import Hook
 from mmx.model import BaseModel
 from mmx.registry import DATASETS, HOOKS, MODELS
+
+
+@atexit.register
+def note_end():
+    # Registered before there is a process group, and so the last to be called.
+    with open(f"ended-{os.environ.get('RANK')}", "a") as file:
+        file.write("open " if torch.distributed.is_initialized() else "closed ")
 
 
 @MODELS.register_module()
@@ -118,6 +125,16 @@ def ended(launcher: subprocess.Popen, timeout_s: float = 120) -> tuple[int, str]
     """Wait for the end of a launcher, and return its exit code and what it said."""
     _, said = launcher.communicate(timeout=timeout_s)
     return launcher.returncode, said
+
+
+def ends_of_ranks(folder: Path) -> list[str]:
+    """Return for each rank how its process group was at the ends of its processes, and forget it."""
+    notes = []
+    for rank in range(2):
+        note = folder / f"ended-{rank}"
+        notes.append(note.read_text().strip() if note.exists() else "")
+        note.unlink(missing_ok=True)
+    return notes
 
 
 def ranks_of(launcher: subprocess.Popen) -> list[int]:
