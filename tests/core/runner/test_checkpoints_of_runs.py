@@ -90,6 +90,37 @@ def test_a_run_goes_on_from_its_best_checkpoint_to_the_same_bits(make_runner, tm
     assert any(not torch.equal(value, weights(best)[key]) for key, value in straight.items())
 
 
+@pytest.mark.parametrize("keys", [["acc"], ["acc", "own"]])
+def test_the_best_of_another_run_stays_and_that_of_a_moved_run_is_replaced(
+    make_runner, tmp_path, keys
+):
+    def run(name, scores, **more):
+        told = Told(acc=scores, own=scores)
+        settings = saving(save_best=keys, rule="greater", published_keys=["state_dict"])
+        make_runner(
+            val_evaluator=[told], work_dir=str(tmp_path / name), resume=True, **settings, **more
+        ).train()
+        best = [file for file in checkpoints(tmp_path / name) if file.startswith("best_acc")]
+        return [file for file in best if "-" not in file], [file for file in best if "-" in file]
+
+    assert run("old", [0.1, 0.9, 0.4, 0.5])[0] == ["best_acc_epoch_2.pth"]
+    before = checkpoints(tmp_path / "old")
+    # Another run goes on from the middle of it, and finds a better one.
+    kept, published = run("fork", [0.5, 0.95], load_from=str(tmp_path / "old" / "epoch_3.pth"))
+    assert kept == ["best_acc_epoch_4.pth"]
+    assert len(published) == 1
+    assert checkpoints(tmp_path / "old") == before
+    # And one that finds none; it has nothing of its own to publish.
+    worse = run("worse", [0.5, 0.6], load_from=str(tmp_path / "old" / "epoch_3.pth"))
+    assert worse == ([], [])
+    assert checkpoints(tmp_path / "old") == before
+    # The run itself, after it was moved.
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "new" / "epoch_4.pth").unlink()
+    (tmp_path / "new" / "last_checkpoint").unlink()
+    assert run("new", [0.5, 0.95])[0] == ["best_acc_epoch_4.pth"]
+
+
 def test_published_files_hold_the_keys_asked_for(make_runner):
     runner = make_runner(**saving(published_keys=["state_dict", "meta"], save_last=True))
     runner.train()

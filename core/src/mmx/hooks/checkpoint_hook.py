@@ -218,10 +218,10 @@ class CheckpointHook(Hook):
         info = runner.message_hub.runtime_info
         if self.save_best is not None:
             if len(self.key_indicators) == 1:
-                self.best_ckpt_path = info.get("best_ckpt", self.best_ckpt_path)
+                self.best_ckpt_path = self._found_here(info.get("best_ckpt", self.best_ckpt_path))
             else:
                 for key in self.key_indicators:
-                    self.best_ckpt_path_dict[key] = info.get(f"best_ckpt_{key}")
+                    self.best_ckpt_path_dict[key] = self._found_here(info.get(f"best_ckpt_{key}"))
         if self.max_keep_ckpts > 0:
             kept = info.get("keep_ckpt_ids", ())
             self.keep_ckpt_ids = deque(kept, maxlen=None)
@@ -295,10 +295,11 @@ class CheckpointHook(Hook):
         self._finish(runner)
         if not self.published_keys:
             return
+        self._prepare(runner)
         if self.save_last and self.last_ckpt is not None:
             self._publish_model(runner, self.last_ckpt)
         for path in [self.best_ckpt_path, *self.best_ckpt_path_dict.values()]:
-            if path:
+            if path and self._is_own(path):
                 self._publish_model(runner, path)
 
     def after_run(self, runner: RunnerLike) -> None:
@@ -326,6 +327,21 @@ class CheckpointHook(Hook):
             name = os.path.basename(work_dir.rstrip(os.sep))
             self.out_dir = self.file_backend.join_path(self.out_dir, name)
         self._ready = True
+
+    def _place_of(self, path: str) -> str:
+        return self.file_backend.join_path(self.out_dir, os.path.basename(path))
+
+    def _is_own(self, path: str) -> bool:
+        """Tell whether a checkpoint lies where this run saves its own."""
+        return str(path) == str(self._place_of(path))
+
+    def _found_here(self, path: str | None) -> str | None:
+        """Return where the best checkpoint of a resumed run is: its directory may have moved."""
+        if path is None or self._is_own(path):
+            return path
+        here = self._place_of(path)
+        moved = self.file_backend.isfile(here) or self.file_backend.isdir(here)
+        return here if moved else path
 
     def _is_local(self, runner: RunnerLike) -> bool:
         return "://" not in self.out_dir
@@ -533,7 +549,8 @@ class CheckpointHook(Hook):
 
             def then(old: str | None = old, path: str = path) -> None:
                 # The better one is durable: only now may its predecessor go.
-                if old and old != path and dist.is_main_process():
+                # That of a run in another directory, which this one goes on from, stays.
+                if old and old != path and self._is_own(old) and dist.is_main_process():
                     self._remove(runner, old)
 
             def undo(
