@@ -223,6 +223,7 @@ def test_weights_are_taken_out_of_checkpoints():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype
 def test_updating_does_not_wait_for_the_device():
     net = make_net().cuda()
     average = ExponentialMovingAverage(net, momentum=0.5)

@@ -446,6 +446,7 @@ def test_a_copy_steps_its_own_optimizer():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype
 def test_an_update_does_not_wait_for_the_device(isolated):
     model = make_model().cuda()
     wrapper = make(model, clip_grad=dict(max_norm=1.0), accumulative_counts=2)

@@ -15,6 +15,7 @@ import torch
 from mmx.device import get_max_cuda_memory, get_max_memory, is_cuda_available
 from mmx.dist import get_world_size
 from mmx.logging import HistoryBuffer, MessageHub
+from mmx.logging._scalars import tensors_live_on_cpu
 from mmx.registry import LOG_PROCESSORS
 from mmx.utils.errors import InvalidTypeError, InvalidValueError
 from mmx.utils.misc import has_methods
@@ -117,11 +118,13 @@ class LogProcessor:
     def can_wait(self) -> bool:
         """Tell whether lines may be put together later than they are due.
 
-        They may if they say no more than what the message hub held, and need no other rank.
+        They may if they say no more than what the message hub held, and need no other rank. Not so
+        with an accelerator: it is waited for where a line is due, and nowhere else.
         """
         return (
             type(self) is LogProcessor
             and not self._counts_memory()
+            and tensors_live_on_cpu()
             and (not self.custom_cfg or get_world_size() == 1)
         )
 
