@@ -336,3 +336,20 @@ def test_wrong_arguments_of_mixing_are_errors(options, message):
 def test_batches_that_cannot_be_mixed_are_errors(data, error, message):
     with pytest.raises(error, match=message):
         MODELS.build(dict(type="CutMixDataPreprocessor", num_classes=2))(data, True)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize(
+    "options", [{}, {"mean": [1, 2, 3], "std": [1, 1, 1], "bgr_to_rgb": True, "pad_value": 3}]
+)
+def test_nothing_is_read_from_the_device_to_prepare_images(as_list, options, isolated):
+    # To read a value of torch's device without memory is an error.
+    images = ImgDataPreprocessor(**options, pad_size_divisor=8).to("meta")
+    batch = [torch.zeros(3, 9, 12), torch.zeros(3, 10, 7)] if as_list else torch.zeros(2, 3, 9, 7)
+    prepared = images({"inputs": batch, "labels": torch.zeros(2, dtype=torch.long)})
+    assert (2, 3, 16, 16 if as_list else 8) == prepared["inputs"].shape
+    for kind in KINDS:
+        mixing = MODELS.build({"type": kind, "num_classes": 5}).to("meta")
+        mixed = mixing(prepared, training=True)
+        assert mixed["inputs"].is_meta
+        assert (2, 5) == mixed["labels"].shape
