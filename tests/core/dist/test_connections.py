@@ -53,6 +53,32 @@ def test_connections_that_a_block_opens_are_found_and_cut(pair) -> None:
 
 
 @on_linux
+def test_connections_of_the_store_are_left_alone() -> None:
+    """Else one rank that cuts its connections takes the store from others, which come when they do."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    assert failures._port_of(torch.distributed.PrefixStore("a", store)) == store.port
+    found: dict[int, int] = {}
+    everything: dict[int, int] = {}
+    with (
+        connections.opened(everything),
+        connections.opened(found, store.port),
+        socket.socket() as listener,
+    ):
+        other = store.clone()
+        # The other side has been taken in as well.
+        other.set("key", "value")
+        one = socket.create_connection(listener_address(listener))
+    with one:
+        assert [one.fileno()] == list(found)
+        assert 3 == len(everything)
+        connections.cut(found)
+        assert b"value" == other.get("key") == store.get("key")
+        connections.cut(everything)
+        with pytest.raises(torch.distributed.DistError):
+            other.get("key")
+
+
+@on_linux
 def test_a_descriptor_that_means_something_else_by_now_is_left_alone(pair) -> None:
     one, other, found = pair
     connections.cut({one.fileno(): found[one.fileno()] + 1, 10_000: 1})

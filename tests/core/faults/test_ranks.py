@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,6 +22,10 @@ from mmx.testing.distributed import run_distributed
 TIMEOUT_S = 30
 # Where nothing is shared: of collectives, and how long the rank that failed stays afterwards.
 SHORT_TIMEOUT_S = 3
+# From the failure until all ranks have raised. It takes the grace of a second in which all may fail
+# by themselves, and some milliseconds; the rest is for a busy machine. Without word of the failure
+# the others wait for the timeout, less the reserve: 20 s.
+SOON_S = 5
 
 
 class Net(BaseModel):
@@ -46,16 +52,18 @@ class Data(torch.utils.data.Dataset):
 
 
 class Trouble:
-    """Fails, or hangs, on rank 1, where it is told to."""
+    """Fails, or hangs, on one rank, where it is told to."""
 
-    def __init__(self, where: str, how: str) -> None:
-        self.where, self.how = where, how
+    def __init__(self, where: str, how: str, rank: int) -> None:
+        self.where, self.how, self.rank = where, how, rank
+        self.at: float | None = None
 
     def __call__(self, where: str) -> None:
-        if where != self.where or torch.distributed.get_rank() != 1:
+        if where != self.where or torch.distributed.get_rank() != self.rank:
             return
         if self.how == "stall":
             time.sleep(60)
+        self.at = time.monotonic()
         raise ZeroDivisionError(f"in {where}")
 
 
@@ -86,9 +94,22 @@ class Metric(BaseMetric):
         return {"sum": sum(results)}
 
 
-def train(work_dir: str, where: str, how: str, shares: bool = True) -> tuple:
+class End(NamedTuple):
+    """How training ended on a rank. Times are of the clock that all processes share."""
+
+    kind: str | None
+    text: str = ""
+    ranks: list[int] | None = None
+    failed_at: float | None = None
+    raised_at: float = 0.0
+    took_s: float = 0.0
+    # Whether the process group was open after the error, and at the end of the process.
+    was_open: tuple[bool, bool] | None = None
+
+
+def train(work_dir: str, where: str, how: str, rank: int = 1, shares: bool = True) -> End:
     """Return how training ended on this rank; the process stays, as a notebook's would."""
-    trouble = Trouble(where, how)
+    trouble = Trouble(where, how, rank)
     if not shares:
         import mmx.runner.runner as module
 
@@ -123,24 +144,44 @@ def train(work_dir: str, where: str, how: str, shares: bool = True) -> tuple:
     try:
         runner.train()
     except Exception as error:
-        took = time.monotonic() - begin
+        raised_at = time.monotonic()
         ranks = error.ranks if isinstance(error, PeerError) else None
-        if not shares and runner.rank == 1:
+        if not shares and runner.rank == rank:
             # The other must not learn of it from the end of this process.
             time.sleep(SHORT_TIMEOUT_S + 1)
-        return type(error).__name__, str(error), ranks, took
-    return None, "", None, 0.0
+        end = End(type(error).__name__, str(error), ranks, trouble.at, raised_at, raised_at - begin)
+    else:
+        end = End(None)
+    if shares and how == "raise":
+        was_open = torch.distributed.is_initialized()
+        # Processes of tests end without it.
+        atexit._run_exitfuncs()
+        end = end._replace(was_open=(was_open, torch.distributed.is_initialized()))
+    return end
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["hook", "data", "metric", "save"])
-def test_a_failure_of_one_rank_is_raised_on_all_with_its_cause(where: str, tmp_path: Path) -> None:
-    first, second = run_distributed(train, 2, str(tmp_path), where, "raise", init=False)
-    assert ("ZeroDivisionError", f"in {where}") == second[:2]
-    assert ("PeerError", [1]) == (first[0], first[2])
-    assert first[1].startswith(f"rank 1 failed: ZeroDivisionError: in {where}\nOn rank 1:\n")
-    assert "test_ranks.py" in first[1]
-    assert first[3] < TIMEOUT_S
+@pytest.mark.parametrize(
+    ("where", "rank", "world_size"),
+    [("hook", 1, 4), ("data", 1, 2), ("metric", 1, 2), ("metric", 0, 2), ("save", 0, 2)],
+)
+def test_a_failure_of_one_rank_is_raised_on_all_with_its_cause(
+    where: str, rank: int, world_size: int, tmp_path: Path
+) -> None:
+    ends = run_distributed(train, world_size, str(tmp_path), where, "raise", rank, init=False)
+    own = ends.pop(rank)
+    assert ("ZeroDivisionError", f"in {where}") == (own.kind, own.text)
+    assert own.failed_at is not None
+    for other in ends:
+        assert ("PeerError", [rank]) == (other.kind, other.ranks)
+        assert other.text.startswith(
+            f"rank {rank} failed: ZeroDivisionError: in {where}\nOn rank {rank}:\n"
+        )
+        assert "test_ranks.py" in other.text
+        assert other.failed_at is None
+    for each in (own, *ends):
+        assert 0 <= each.raised_at - own.failed_at < SOON_S
+        assert (True, False) == each.was_open
 
 
 @pytest.mark.slow
@@ -154,11 +195,11 @@ def test_without_the_sharing_a_rank_waits_and_learns_nothing(where: str, tmp_pat
     first, second = run_distributed(
         train, 2, str(tmp_path), where, "raise", shares=False, init=False
     )
-    assert "ZeroDivisionError" == second[0]
-    assert "RuntimeError" == first[0]
-    assert "rank 1" not in first[1]
-    assert "ZeroDivisionError" not in first[1]
-    assert first[3] >= SHORT_TIMEOUT_S - reserve_s(SHORT_TIMEOUT_S)
+    assert "ZeroDivisionError" == second.kind
+    assert "RuntimeError" == first.kind
+    assert "rank 1" not in first.text
+    assert "ZeroDivisionError" not in first.text
+    assert first.took_s >= SHORT_TIMEOUT_S - reserve_s(SHORT_TIMEOUT_S)
 
 
 def stalled(work_dir: str) -> tuple:
@@ -166,7 +207,9 @@ def stalled(work_dir: str) -> tuple:
     import os
 
     if torch.distributed.get_rank() == 0:
-        Path(work_dir, "rank0.txt").write_text(repr(result[:1] + result[2:]) + "\n" + result[1])
+        Path(work_dir, "rank0.txt").write_text(
+            f"{result.kind} {result.ranks} {result.took_s}\n{result.text}"
+        )
     os._exit(0)
 
 
@@ -175,6 +218,6 @@ def test_a_stalled_rank_is_named_when_the_timeout_is_over(tmp_path: Path) -> Non
     with pytest.raises(Exception, match="rank 0 failed first: died"):
         run_distributed(stalled, 2, str(tmp_path), init=False)
     head, text = (tmp_path / "rank0.txt").read_text().split("\n", 1)
-    assert head.startswith("('PeerError', [1], ")
-    assert float(head.split()[-1][:-1]) < 20
+    assert head.startswith("PeerError [1] ")
+    assert float(head.split()[-1]) < 20
     assert text.startswith("rank 1 is lost: killed, stalled, or cut off from the others")

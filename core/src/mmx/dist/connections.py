@@ -43,12 +43,40 @@ def open_sockets() -> dict[int, int]:
 
 
 @contextlib.contextmanager
-def opened(found: dict[int, int]) -> Iterator[None]:
-    """Add the sockets that the block opens to ``found``."""
+def opened(found: dict[int, int], store_port: int | None = None) -> Iterator[None]:
+    """Add the sockets that the block opens to ``found``, but for connections of the store.
+
+    Ranks tell each other through the store why their other connections have ended. It may be in
+    this process, and then takes in other ranks at any time.
+
+    Args:
+        found: Where to add them.
+        store_port: Port of the store that the ranks meet at.
+    """
     before = open_sockets()
+    ends = [_ends(fd) for fd in before] if store_port is not None else []
+    addresses = {end for both in ends for end in both if end[1] == store_port}
+    # It listens here, at any address of this machine.
+    is_here = any(len(both) == 1 and both[0][1] == store_port for both in ends)
     yield
-    now = open_sockets()
-    found.update({fd: inode for fd, inode in now.items() if before.get(fd) != inode})
+    for fd, inode in open_sockets().items():
+        if before.get(fd) == inode:
+            continue
+        both = _ends(fd)
+        if addresses.isdisjoint(both) and not (is_here and both and both[0][1] == store_port):
+            found[fd] = inode
+
+
+def _ends(fd: int) -> list[tuple[str, int]]:
+    """Return the addresses and ports of a connection: ours, and that of the other side."""
+    ends: list[tuple[str, int]] = []
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+        for end in (connection.getsockname, connection.getpeername):
+            address = end()
+            # Of sockets of the network. An address of IPv4 may come in the form of IPv6.
+            if isinstance(address, tuple):
+                ends.append((str(address[0]).removeprefix("::ffff:"), int(address[1])))
+    return ends
 
 
 def cut(sockets: Sockets) -> None:

@@ -111,7 +111,7 @@ def watching(store: Any, *, hosts_store: bool, timeout_s: float) -> Iterator[Non
     global _WATCH
     own = store.clone()
     made: dict[int, int] = {}
-    with connections.opened(made):
+    with connections.opened(made, _port_of(store)):
         yield
     notes_s = max(_LEAST_NOTES_S, _NOTES_PART * reserve_s(timeout_s))
     if _WATCH is not None and _WATCH.lookout is not None:
@@ -127,14 +127,23 @@ def watching(store: Any, *, hosts_store: bool, timeout_s: float) -> Iterator[Non
 def watching_more() -> Iterator[None]:
     """Watch over the process groups that the block makes as well, if others are watched over."""
     made: dict[int, int] = {}
-    with connections.opened(made):
-        yield
     watch = _WATCH
+    with connections.opened(made, None if watch is None else _port_of(watch.store)):
+        yield
     # Those of a rank that has failed are cut for good.
     if watch is not None and watch.sockets:
         watch.sockets = {**watch.sockets, **made}
         if watch.lookout is not None:
             watch.lookout.keep_alive()
+
+
+def _port_of(store: Any) -> int | None:
+    """Return the port of a store; None if it has none, as one in a file."""
+    # torch's stubs do not name the stores.
+    c10d: Any = torch_dist
+    while isinstance(store, c10d.PrefixStore):
+        store = store.underlying_store
+    return int(store.port) if isinstance(store, c10d.TCPStore) else None
 
 
 def share_failure(error: BaseException) -> BaseException:
