@@ -1,7 +1,8 @@
-"""Sharded and split training against one process on the same global batch."""
+"""Every strategy on 2 and 4 processes against one process on the same global batch."""
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.checkpoint import unwrap
+from mmx.hooks import Hook
+from mmx.model import BaseModel
+from mmx.optim import OptimWrapper, OptimWrapperDict
+from mmx.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmx.strategy import FSDPStrategy, TensorParallelStrategy
 from mmx.testing.distributed import run_distributed
 
 GLOBAL_BATCH = 8
-# The sums of a batch and of split layers are taken in another order, so float32 differs in the
-# last bits; SGD keeps that size.
-TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 
 
 class Samples(torch.utils.data.Dataset):
@@ -29,40 +32,142 @@ class Samples(torch.utils.data.Dataset):
         return {"x": self.x[index], "y": int(self.x[index].sum() > 0)}
 
 
-def make_model():
-    from mmx.model import BaseModel
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.up = nn.Linear(8, 16)
+        self.down = nn.Linear(16, 8)
 
-    class Block(nn.Module):
+    def forward(self, x):
+        return x + self.down(self.up(self.norm(x)).relu())
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x, y, mode):
+        for layer in self.layers:
+            x = layer(x)
+        logits = self.head(x)
+        if mode == "loss":
+            return {"loss": nn.functional.cross_entropy(logits, y)}
+        return [int(value) for value in logits.argmax(1)]
+
+
+class Branching(Net):
+    """Some batches have no use for some weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(8, 8)
+        self.taken = []
+
+    def forward(self, x, y, mode):
+        if self.training:
+            self.taken.append(bool(y.sum() % 2))
+        if self.training and self.taken[-1]:
+            x = x + self.extra(x)
+        return super().forward(x, y, mode)
+
+
+class Gan(Net):
+    """Two parts that learn by turns, with an optimizer each."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.generator = nn.Linear(8, 8)
+        del self.layers
+        self.head.requires_grad_(False)
+
+    def forward(self, x, y, mode):
+        return [int(value) for value in self.head(x).argmax(1)]
+
+    def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
+        with optim_wrapper["critic"].optim_context(self.critic):
+            made = self.generator(data["x"]).detach()
+            critic = (self.critic(made) - self.critic(data["x"])).tanh().mean()
+        optim_wrapper["critic"].update_params(critic)
+        with optim_wrapper["generator"].optim_context(self.generator):
+            generator = -self.critic(self.generator(data["x"])).tanh().mean()
+        optim_wrapper["generator"].update_params(generator)
+        return {"loss": critic + generator}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+class ByTurnsConstructor:
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.lr = optim_wrapper_cfg["lr"]
+
+    def __call__(self, model):
+        inner = getattr(model, "module", model)
+        return OptimWrapperDict(
+            **{
+                name: OptimWrapper(torch.optim.SGD(getattr(inner, name).parameters(), lr=self.lr))
+                for name in ("critic", "generator")
+            }
+        )
+
+
+def ranks_in_turn(model, shares, *, weights=None, sent=None):
+    """Return a model that does in one process what ranks do: a gradient per share, then their mean.
+
+    Args:
+        model: Its class.
+        shares: Number of ranks.
+        weights: What the weights and inputs are cast to.
+        sent: What the gradients are cast to before they are added.
+    """
+
+    class InTurn(model):
         def __init__(self):
             super().__init__()
-            self.norm = nn.LayerNorm(8)
-            self.up = nn.Linear(8, 16)
-            self.down = nn.Linear(16, 8)
+            self.summed = [{} for _ in range(shares)]
 
-        def forward(self, x):
-            return x + self.down(self.up(self.norm(x)).relu())
+        def loss_of(self, data):
+            if weights is None:
+                return self(**data, mode="loss")["loss"]
+            cast = {name: value.to(weights) for name, value in self.named_parameters()}
+            data = {k: v.to(weights) if v.is_floating_point() else v for k, v in data.items()}
+            return torch.func.functional_call(self, cast, (), {**data, "mode": "loss"})["loss"]
 
-    class Net(BaseModel):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.layers = nn.ModuleList([Block(), Block()])
-            self.head = nn.Linear(8, 2)
+        def train_step(self, data, optim_wrapper):
+            data = self.data_preprocessor(data, True)
+            losses, done = [], optim_wrapper._inner_count
+            for share, summed in enumerate(self.summed):
+                with optim_wrapper.optim_context(self):
+                    loss = self.loss_of({k: v[share::shares] for k, v in data.items()})
+                losses.append(loss.detach().float())
+                optim_wrapper._inner_count = done
+                optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+                for name, parameter in self.named_parameters():
+                    if parameter.grad is not None:
+                        before = summed.get(name)
+                        summed[name] = parameter.grad if before is None else before + parameter.grad
+                        parameter.grad = None
+            if optim_wrapper.should_update():
+                for name, parameter in self.named_parameters():
+                    parts = [summed[name] for summed in self.summed if name in summed]
+                    if sent is not None:
+                        parts = [part.to(sent) for part in parts]
+                    if parts:
+                        parameter.grad = sum(part / shares for part in parts).float()
+                optim_wrapper.step()
+                optim_wrapper.zero_grad()
+                self.summed = [{} for _ in range(shares)]
+            return {"loss": torch.stack(losses).mean()}
 
-        def forward(self, x, y, mode):
-            for layer in self.layers:
-                x = layer(x)
-            logits = self.head(x)
-            if mode == "loss":
-                return {"loss": nn.functional.cross_entropy(logits, y)}
-            return [int(value) for value in logits.argmax(1)]
-
-    return Net()
+    return InTurn()
 
 
 def make_runner(directory, launcher, strategy, *, epochs=2, model=None, copies=1, losses, **more):
     from mmx.evaluator import BaseMetric
-    from mmx.hooks import Hook
     from mmx.runner import Runner
 
     class Losses(Hook):
@@ -84,23 +189,19 @@ def make_runner(directory, launcher, strategy, *, epochs=2, model=None, copies=1
         batch_size=GLOBAL_BATCH // copies,
         collate_fn=dict(type="default_collate"),
     )
+    saves = more.pop("saves", True)
     return Runner(
-        model if model is not None else make_model(),
+        model if model is not None else Net(),
         str(directory),
         train_dataloader=loader,
         val_dataloader={**loader, "sampler": dict(type="DefaultSampler", shuffle=False)},
         val_cfg=dict(),
         val_evaluator=Answers(),
         train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=epochs),
-        optim_wrapper=more.pop(
-            "optim_wrapper",
-            dict(
-                optimizer=dict(type="SGD", lr=0.1, momentum=0.9),
-                clip_grad=dict(max_norm=0.3),
-            ),
-        ),
-        default_hooks=dict(logger=dict(type="LoggerHook", interval=100)),
-        custom_hooks=[Losses()],
+        optim_wrapper=copy.deepcopy(more.pop("optim_wrapper", CLIPPED)),
+        default_hooks=dict(logger=dict(type="LoggerHook", interval=100))
+        | ({} if saves else dict(checkpoint=None)),
+        custom_hooks=[Losses(), *more.pop("hooks", [])],
         randomness=dict(seed=2),
         launcher=launcher,
         strategy=strategy,
@@ -110,46 +211,140 @@ def make_runner(directory, launcher, strategy, *, epochs=2, model=None, copies=1
     )
 
 
+SGD = dict(type="SGD", lr=0.1, momentum=0.9)
+CLIPPED = dict(optimizer=SGD, clip_grad=dict(max_norm=0.3))
+UNCLIPPED = dict(optimizer=SGD)
+ACCUMULATED = dict(CLIPPED, accumulative_counts=2)
+AUTOCAST = dict(CLIPPED, type="AmpOptimWrapper", dtype="bfloat16")
+BY_TURNS = dict(constructor="ByTurnsConstructor", lr=0.1)
+
 PLAN = {"layers.*.up": "colwise", "layers.*.down": "rowwise"}
 SPLIT = dict(size=2, plan=PLAN)
+HALF = dict(param_dtype="bfloat16", reduce_dtype="float32")
+# As many factors as a gradient has columns, so that nothing is lost but the last bits.
+FACTORS = dict(matrix_approximation_rank=64, start_powerSGD_iter=2)
+
+
+def fsdp(more=(), **wrapper):
+    return dict(strategy={"type": "FSDPStrategy", "model_wrapper": wrapper, **dict(more)})
+
+
+def ddp(**wrapper):
+    return dict(strategy=dict(type="DDPStrategy", model_wrapper=wrapper))
+
+
+def by_config(kind, **options):
+    return dict(strategy=None, cfg=dict(model_wrapper_cfg=dict(type=kind, **options)))
+
+
+# Name -> how ranks train; `alone` is what one process does besides taking their shares in turn.
 CASES = {
-    "fsdp": dict(type="FSDPStrategy"),
-    "by class": dict(type="FSDPStrategy", model_wrapper=dict(shard=["Block"])),
-    "by size": dict(type="FSDPStrategy", model_wrapper=dict(min_num_params=100)),
-    "kept": dict(type="FSDPStrategy", model_wrapper=dict(reshard_after_forward=False)),
-    "recomputed": dict(type="FSDPStrategy", activation_checkpointing=["layers.0", "layers.1"]),
-    "ddp": dict(type="DDPStrategy"),
-    "split": dict(type="TensorParallelStrategy", tensor_parallel=SPLIT, state_dict_cfg="sharded"),
+    "ddp": ddp(),
+    "ddp, unclipped": dict(ddp(), optim_wrapper=UNCLIPPED),
+    "ddp, static graph": ddp(static_graph=True),
+    "ddp, views of buckets": ddp(gradient_as_bucket_view=True),
+    "ddp, small buckets": ddp(bucket_cap_mb=0.001),
+    "ddp, unused weights": dict(ddp(find_unused_parameters=True), model=Branching),
+    "ddp, float16 sent": dict(ddp(gradient_compression="fp16"), alone=dict(sent=torch.float16)),
+    "ddp, bfloat16 sent": dict(ddp(gradient_compression="bf16"), alone=dict(sent=torch.bfloat16)),
+    "ddp, factors sent": ddp(
+        gradient_compression=dict(FACTORS, type="powerSGD", min_compression_rate=0.001)
+    ),
+    "ddp, accumulated": dict(ddp(), optim_wrapper=ACCUMULATED),
+    "ddp, autocast": dict(ddp(), optim_wrapper=AUTOCAST),
+    "ddp, compiled": dict(ddp(), cfg=dict(compile=dict(backend="eager"))),
+    "ddp by config": by_config("MMDistributedDataParallel", static_graph=True),
+    "parts by config": dict(
+        by_config("MMSeparateDistributedDataParallel"), model=Gan, optim_wrapper=BY_TURNS
+    ),
+    "sharded by config": dict(
+        by_config("MMFullyShardedDataParallel", use_orig_params=True), optim_wrapper=UNCLIPPED
+    ),
+    "fsdp": fsdp(),
+    "fsdp, unclipped": dict(fsdp(), optim_wrapper=UNCLIPPED),
+    "fsdp, by class": fsdp(shard=["Block"]),
+    "fsdp, by size": fsdp(min_num_params=100),
+    "fsdp, kept": fsdp(reshard_after_forward=False),
+    "fsdp, recomputed": fsdp(dict(activation_checkpointing=["layers.0", "layers.1"])),
+    "fsdp, on the host": fsdp(cpu_offload=True),
+    "fsdp, half": dict(fsdp(mixed_precision=HALF), alone=dict(weights=torch.bfloat16)),
+    "fsdp, accumulated": dict(fsdp(), optim_wrapper=ACCUMULATED),
+    "fsdp, autocast": dict(fsdp(), optim_wrapper=AUTOCAST),
+    "fsdp, compiled": dict(fsdp(), cfg=dict(compile=dict(backend="eager"))),
+    "fsdp, from meta, loaded": dict(fsdp(dict(skip_init_weights=True)), load_from="initial.pth"),
+    "fsdp, from meta, drawn": fsdp(),
+    "split": dict(
+        strategy=dict(
+            type="TensorParallelStrategy", tensor_parallel=SPLIT, state_dict_cfg="sharded"
+        )
+    ),
     # On two ranks nothing is sharded, on four each of two copies.
-    "copied": dict(type="FSDPStrategy", replicate=2, state_dict_cfg="sharded"),
+    "copied": fsdp(dict(replicate=2, state_dict_cfg="sharded")),
     "split and copied": dict(
-        type="TensorParallelStrategy", tensor_parallel=SPLIT, replicate=-1, state_dict_cfg="sharded"
+        strategy=dict(
+            type="TensorParallelStrategy",
+            tensor_parallel=SPLIT,
+            replicate=-1,
+            state_dict_cfg="sharded",
+        )
     ),
 }
-ON_FOUR = ["fsdp", "split", "copied", "split and copied"]
+RESUMED = ("split", "copied", "split and copied")
 
 
 def whole(runner):
+    from torch.distributed.fsdp import FullyShardedDataParallel as FirstSharded
+
+    if isinstance(runner.model, FirstSharded):
+        # Not by `state_dict`, which crashes on the CPU in torch 2.13.
+        with FirstSharded.summon_full_params(runner.model):
+            return {n: p.detach().clone() for n, p in runner.model.module.named_parameters()}
     state = {}
     for name, value in runner.model.state_dict().items():
         full = value.full_tensor() if hasattr(value, "full_tensor") else value
-        state[name.removeprefix("module.")] = full.detach().clone()
+        state[name.replace("module.", "")] = full.detach().clone()
     return state
 
 
-def train_all(directory, names):
+class Begin(Hook):
+    weights = None
+
+    def before_train(self, runner):
+        self.weights = whole(runner)
+
+
+def copies_of(name, ranks):
+    return ranks // 2 if "split" in name else ranks
+
+
+def train_all(directory):
     world = int(os.environ["WORLD_SIZE"])
     out = {}
-    for name in names:
+    for name in CASES:
         losses = []
-        copies = world // 2 if "split" in name else world
+        case = copy.deepcopy({k: v for k, v in CASES[name].items() if k != "alone"})
         folder = Path(directory, f"{name}-{world}")
-        runner = make_runner(folder, "pytorch", CASES[name], copies=copies, losses=losses)
+        kind = case.pop("model", Net)
+        if "load_from" in case:
+            case["load_from"] = str(Path(directory, case["load_from"]))
+        with torch.device("meta" if "meta" in name else "cpu"):
+            model = kind()
+        begin = Begin()
+        runner = make_runner(
+            folder,
+            "pytorch",
+            case.pop("strategy"),
+            model=model,
+            copies=copies_of(name, world),
+            losses=losses,
+            saves=name in RESUMED,
+            hooks=[begin] if "drawn" in name else [],
+            **case,
+        )
         runner.train()
-        scalars = runner.message_hub.log_scalars
         out[name] = {
-            "losses": losses,
-            "weights": whole(runner),
+            **told_by(runner, losses),
+            "begin": begin.weights,
             "sharded": sorted(
                 n
                 for n, m in runner.model.named_modules()
@@ -162,8 +357,6 @@ def train_all(directory, names):
                     None,
                 )
             ),
-            "metric": {k: scalars[k].current() for k in ("val/m/count", "val/m/where")},
-            "norm": float(scalars["train/grad_norm"].current()),
         }
     return out
 
@@ -171,16 +364,16 @@ def train_all(directory, names):
 def resume_all(directory):
     """Go on from checkpoints of split training, split and whole; and other settings."""
     out = {}
-    for name, strategy, copies, source in [
-        ("split", CASES["split"], 1, "split"),
-        ("fsdp", CASES["fsdp"], 2, "split"),
-        ("fsdp from copies", CASES["fsdp"], 2, "split and copied"),
-        ("split from copies", CASES["split"], 1, "copied"),
+    for name, kind, copies, source in [
+        ("split", "split", 1, "split"),
+        ("fsdp", "fsdp", 2, "split"),
+        ("fsdp from copies", "fsdp", 2, "split and copied"),
+        ("split from copies", "split", 1, "copied"),
     ]:
         runner = make_runner(
             Path(directory, f"resumed-{name}"),
             "pytorch",
-            strategy,
+            CASES[kind]["strategy"],
             copies=copies,
             losses=[],
             epochs=3,
@@ -233,53 +426,155 @@ def resume_all(directory):
     return out
 
 
+class Alone:
+    """What one process does with the same global batch."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.known = {}
+
+    def __call__(self, name, ranks, *, begin=None, epochs=2):
+        case = CASES[name]
+        kind = case.get("model", Net)
+        more = case.get("alone", {})
+        # Its optimizers take turns, so that its steps are not those of one loss.
+        shares = 1 if kind is Gan else copies_of(name, ranks)
+        optim_wrapper = case.get("optim_wrapper", CLIPPED)
+        key = (kind, shares, *more.items(), repr(optim_wrapper), epochs, begin and (name, ranks))
+        if key not in self.known:
+            losses = []
+            model = kind() if kind is Gan else ranks_in_turn(kind, shares, **more)
+            if begin is not None:
+                model.load_state_dict(begin)
+            runner = make_runner(
+                self.directory / f"alone {len(self.known)}",
+                "none",
+                None,
+                model=model,
+                losses=losses,
+                saves=False,
+                optim_wrapper=optim_wrapper,
+                epochs=epochs,
+            )
+            runner.train()
+            self.known[key] = told_by(runner, losses)
+        return self.known[key]
+
+
+def told_by(runner, losses):
+    scalars = runner.message_hub.log_scalars
+    return {
+        "losses": losses,
+        "weights": whole(runner),
+        "metric": {k: scalars[k].current() for k in ("val/m/count", "val/m/where")},
+        "norms": [float(norm) for norm in scalars["train/grad_norm"].data[0]]
+        if "train/grad_norm" in scalars
+        else None,
+        "taken": getattr(unwrap(runner.model), "taken", None),
+    }
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     directory = tmp_path_factory.mktemp("training")
-    losses = []
-    alone = make_runner(directory / "alone", "none", None, losses=losses)
-    alone.train()
-    scalars = alone.message_hub.log_scalars
-    expected = {
-        "losses": losses,
-        "weights": whole(alone),
-        "metric": {k: scalars[k].current() for k in ("val/m/count", "val/m/where")},
-        "norm": float(scalars["train/grad_norm"].current()),
-    }
-    longer = make_runner(directory / "longer", "none", None, losses=[], epochs=3)
-    longer.train()
-    expected["longer"] = whole(longer)
-    on_two = run_distributed(train_all, 2, str(directory), list(CASES), timeout_s=120)
-    on_four = run_distributed(train_all, 4, str(directory), ON_FOUR, timeout_s=120)
+    torch.save({"state_dict": Net().state_dict(), "meta": {}}, directory / "initial.pth")
+    on_two = run_distributed(train_all, 2, str(directory), timeout_s=240)
+    on_four = run_distributed(train_all, 4, str(directory), timeout_s=240)
     resumed = run_distributed(resume_all, 2, str(directory), timeout_s=120)
-    return expected, {2: on_two, 4: on_four}, resumed
+    return Alone(directory), {2: on_two, 4: on_four}, resumed
+
+
+# Ranks of which each has a part of the gradients add up the squares of their norm, and ranks that
+# split layers the sums in these, in another order; four ranks their gradients, too. The last bits
+# of float32 then differ, which SGD does not make more of. Sums in lower precision differ in its last
+# bit: by an 8th (float16) or all (bfloat16) of a thousandth of gradients that are clipped to 0.3,
+# of which a tenth goes into weights, in 8 steps with momentum.
+TOLERANCE = dict(rtol=1e-5, atol=1e-6)
+TOLERANCES = {
+    ("ddp, float16 sent", 4): dict(rtol=2**-11, atol=2e-4),
+    ("ddp, bfloat16 sent", 4): dict(rtol=2**-8, atol=2e-3),
+}
+
+
+def is_exact(name, ranks):
+    """Tell whether ranks take all sums in the order in which one process takes them."""
+    if ranks == 4 or "split" in name or "factors" in name or name == "parts by config":
+        return False
+    in_parts = name.startswith("fsdp") and "clip_grad" in CASES[name].get("optim_wrapper", CLIPPED)
+    return not in_parts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ranks", "name"), [*((2, name) for name in CASES), *((4, name) for name in ON_FOUR)]
-)
-def test_every_way_of_sharding_trains_as_one_process_does(runs, ranks, name):
-    expected, found, _ = runs
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", CASES)
+def test_every_strategy_trains_as_one_process_does(runs, ranks, name):
+    alone, found, _ = runs
     results = [rank[name] for rank in found[ranks]]
-    copies = ranks // 2 if "split" in name else ranks
-    step = ranks // copies
+    expected = alone(name, ranks, begin=results[0]["begin"])
+    step = ranks // copies_of(name, ranks)
     losses = torch.tensor([r["losses"] for r in results[::step]]).mean(0)
-    torch.testing.assert_close(torch.tensor(expected["losses"]), losses, **TOLERANCE)
+    tolerance = TOLERANCES.get((name, ranks), TOLERANCE)
+    if is_exact(name, ranks):
+        tolerance = dict(rtol=0, atol=0)
+    torch.testing.assert_close(torch.tensor(expected["losses"]), losses, **tolerance)
     for result in results:
         assert expected["weights"].keys() == result["weights"].keys()
         for key, value in expected["weights"].items():
-            torch.testing.assert_close(value, result["weights"][key], **TOLERANCE)
-        assert expected["norm"] == pytest.approx(result["norm"], rel=1e-3)
+            torch.testing.assert_close(value, result["weights"][key], **tolerance)
+            assert torch.equal(results[0]["weights"][key], result["weights"][key])
+        if expected["norms"] is not None:
+            assert expected["norms"] == pytest.approx(result["norms"], rel=tolerance["rtol"], abs=0)
+            # What is compared was clipped.
+            assert min(expected["norms"]) > CLIPPED["clip_grad"]["max_norm"]
     # Validated once per sample, in the order of the data set.
     assert expected["metric"] == results[0]["metric"]
 
 
 @pytest.mark.slow
+def test_what_strategies_are_compared_with_tells_them_apart(runs):
+    alone, found, _ = runs
+    plain = alone("ddp", 2)
+
+    def furthest(one, other):
+        return max((one["weights"][k] - other["weights"][k]).abs().max() for k in one["weights"])
+
+    # Shares in turn are the batch at once, but for the last bits.
+    torch.testing.assert_close(plain["weights"], alone("split", 2)["weights"], **TOLERANCE)
+    # Lower precision, steps left out and unclipped gradients are far more than a tolerance away.
+    for name in ("fsdp, half", "ddp, autocast", "ddp, float16 sent", "ddp, bfloat16 sent"):
+        assert furthest(plain, alone(name, 2)) > 20 * TOLERANCE["atol"], name
+    for name in ("ddp, accumulated", "ddp, unclipped"):
+        assert furthest(plain, alone(name, 2)) > 1e-2, name
+    # In some iterations one rank alone had use for all weights.
+    taken = zip(*(rank["ddp, unused weights"]["taken"] for rank in found[2]), strict=True)
+    assert {(True, False), (False, True), (False, False)} <= set(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_where_and_when_weights_are_kept_changes_no_bit(runs, ranks):
+    results = runs[1][ranks][0]
+    for name in (
+        "fsdp, by class",
+        "fsdp, by size",
+        "fsdp, kept",
+        "fsdp, recomputed",
+        "fsdp, on the host",
+        "fsdp, compiled",
+        "fsdp, from meta, loaded",
+    ):
+        if (name, ranks) == ("fsdp, by size", 4):
+            continue  # four gradients are added in an order that goes by the size of messages
+        for key, value in results["fsdp"]["weights"].items():
+            assert torch.equal(value, results[name]["weights"][key]), (name, key)
+        assert results["fsdp"]["losses"] == results[name]["losses"]
+
+
+@pytest.mark.slow
 def test_modules_are_sharded_as_asked_for(runs):
     first = runs[1][2][0]
-    assert first["by class"]["sharded"] == ["", "layers.0", "layers.1"]
-    assert first["by size"]["sharded"] == [
+    assert first["fsdp, by class"]["sharded"] == ["", "layers.0", "layers.1"]
+    assert first["fsdp, by size"]["sharded"] == [
         "",
         *(f"layers.{i}.{name}" for i in (0, 1) for name in ("down", "up")),
     ]
@@ -295,9 +590,9 @@ def test_modules_are_sharded_as_asked_for(runs):
 
 @pytest.mark.slow
 def test_split_training_goes_on_on_other_numbers_of_ranks(runs):
-    expected, _, (first, _) = runs
+    alone, _, (first, _) = runs
     for name in ("split", "fsdp", "fsdp from copies", "split from copies"):
-        for key, value in expected["longer"].items():
+        for key, value in alone("split", 2, epochs=3)["weights"].items():
             torch.testing.assert_close(value, first[name][key], **TOLERANCE)
 
 
@@ -360,4 +655,4 @@ def test_a_pattern_that_fits_nothing_names_near_modules():
 
     _, plan = check_plan(dict(plan={"layers.*.upp": "colwise"}))
     with pytest.raises(ValueError, match=r"'layers\.\*\.upp'\] fits no module .*layers\.[01]\.up"):
-        parallelize(make_model(), None, plan)
+        parallelize(Net(), None, plan)

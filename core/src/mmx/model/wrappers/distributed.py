@@ -20,7 +20,7 @@ from mmx.model.utils import detect_anomalous_params
 from mmx.registry import MODEL_WRAPPERS
 
 # Names of ways to make gradients smaller while they travel -> where torch has them.
-_COMPRESSIONS = ("fp16", "bf16", "powerSGD", "batched_powerSGD")
+_COMPRESSIONS = ("fp16", "bf16", "powerSGD")
 
 
 class UnusedParametersError(RuntimeError):
@@ -48,9 +48,9 @@ class MMDistributedDataParallel(DistributedDataParallel):
         module: Model.
         detect_anomalous_params: Log the parameters that have no part in the loss, each iteration.
             Slow: for finding out why training hangs.
-        gradient_compression: ``'fp16'``, ``'bf16'``, ``'powerSGD'`` or ``'batched_powerSGD'``: how
-            gradients are made smaller while they travel; or a dict of that as ``type`` and the
-            arguments of torch's ``PowerSGDState``. None sends them as they are.
+        gradient_compression: ``'fp16'``, ``'bf16'`` or ``'powerSGD'``: how gradients are made
+            smaller while they travel; or a dict of that as ``type`` and the arguments of torch's
+            ``PowerSGDState``. None sends them as they are.
         **kwargs: As for torch's class.
 
     Raises:
@@ -223,18 +223,25 @@ def compress_gradients(model: DistributedDataParallel, compression: str | dict[s
     if kind not in _COMPRESSIONS:
         raise ValueError(
             f"gradient_compression should be one of {', '.join(_COMPRESSIONS)}, but got {kind!r}"
+            # Its matrices are not of the shape that torch's own check wants.
+            + (", torch's hook for which fails" if kind == "batched_powerSGD" else "")
         )
     if kind in ("fp16", "bf16"):
         if options:
             raise TypeError(f"gradient_compression {kind!r} takes no arguments, but got {options}")
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-        model.register_comm_hook(None, getattr(default_hooks, f"{kind}_compress_hook"))
+        hook: Any = getattr(default_hooks, f"{kind}_compress_hook")
+        if kind == "bf16" and model.device.type == "cpu":
+            # Known by its name, torch refuses it without NCCL; gloo adds up bfloat16 as well.
+            model.register_comm_hook(None, lambda group, bucket: hook(group, bucket))
+            return
+        model.register_comm_hook(None, hook)
         return
     from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 
     state = powerSGD_hook.PowerSGDState(process_group=None, **options)
-    model.register_comm_hook(state, getattr(powerSGD_hook, f"{kind}_hook"))
+    model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
 
 def _unused(model: DistributedDataParallel, text: str) -> list[str]:
