@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import pytest
@@ -198,17 +199,35 @@ def test_buffers_of_the_first_rank_count_only_where_they_are_broadcast(ranks) ->
 
 
 @pytest.mark.parametrize(
-    "environment", [dict(TORCHELASTIC_RUN_ID="x"), dict(RANK="1", WORLD_SIZE="2")]
+    ("environment", "warns"),
+    [
+        (dict(TORCHELASTIC_RUN_ID="x"), True),
+        (dict(RANK="1", WORLD_SIZE="2"), True),
+        (dict(), False),
+        (dict(RANK="0", WORLD_SIZE="1"), False),
+        (dict(WORLD_SIZE="2"), False),
+        (dict(RANK="0", WORLD_SIZE="many"), False),
+    ],
 )
-def test_a_run_without_launcher_among_several_processes_is_warned(environment, monkeypatch) -> None:
+def test_a_run_without_launcher_among_several_processes_is_warned(
+    environment, warns, monkeypatch
+) -> None:
     from mmx.strategy import environment as module
 
-    shown: list[str] = []
-    monkeypatch.setattr(module, "print_log", lambda text, **kwargs: shown.append(text))
-    module.setup_process("none")
-    assert [] == shown
+    shown: list[tuple[str, dict]] = []
+    monkeypatch.setattr(module, "print_log", lambda text, **kwargs: shown.append((text, kwargs)))
+    for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     module.setup_process("none")
-    assert 1 == len(shown)
-    assert "but launcher is 'none': each process will train a model of its own" in shown[0]
+    assert warns == bool(shown)
+    for text, options in shown:
+        assert text.startswith("this process was started by torchrun, but launcher is 'none': ")
+        assert "each process will train a model of its own. Pass launcher='pytorch'" in text
+        assert logging.WARNING == options["level"]
+    # In a process group, which someone else made, all is well.
+    shown.clear()
+    monkeypatch.setattr(module, "is_distributed", lambda: True)
+    module.setup_process("none")
+    assert [] == shown

@@ -1,6 +1,7 @@
 """Every function without initialised process groups, and arguments that are wrong anywhere."""
 
 import datetime
+import os
 from collections import namedtuple
 from typing import Any
 
@@ -109,21 +110,25 @@ def test_a_dict_of_tensors_is_a_dict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "launcher"),
+    ("variables", "launcher"),
     [
-        ("WORLD_SIZE", "pytorch"),
-        ("SLURM_NTASKS", "slurm"),
-        ("OMPI_COMM_WORLD_LOCAL_RANK", "mpi"),
-        (None, "none"),
+        (["WORLD_SIZE"], "pytorch"),
+        (["SLURM_NTASKS"], "slurm"),
+        (["OMPI_COMM_WORLD_LOCAL_RANK"], "mpi"),
+        ([], "none"),
+        (["MASTER_ADDR", "MASTER_PORT", "SLURM_NODELIST"], "none"),
+        # torchrun in a job of slurm, mpirun in one.
+        (["WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_LOCAL_RANK"], "pytorch"),
+        (["SLURM_NTASKS", "OMPI_COMM_WORLD_LOCAL_RANK"], "slurm"),
     ],
 )
 def test_the_launcher_is_inferred_from_the_environment(
-    variable: str | None,
+    variables: list[str],
     launcher: str,
     bare_environment: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if variable:
+    for variable in variables:
         monkeypatch.setenv(variable, "1")
     assert launcher == dist.infer_launcher()
 
@@ -181,8 +186,6 @@ def test_mpi_needs_the_address_of_rank_0(
 def test_slurm_and_mpi_translate_their_environment(
     bare_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     monkeypatch.setenv("MASTER_ADDR", "node0")
     monkeypatch.setenv("SLURM_PROCID", "5")
     monkeypatch.setenv("SLURM_NTASKS", "8")
@@ -202,11 +205,91 @@ def test_slurm_and_mpi_translate_their_environment(
     ) == ("3", "4", "2", "29500")
 
 
+@pytest.mark.parametrize("launcher", ["slurm", "mpi"])
+@pytest.mark.parametrize(
+    ("port", "variable", "expected"),
+    [(None, None, "29500"), (None, "1234", "1234"), (4321, None, "4321"), (4321, "1234", "4321")],
+)
+def test_the_port_is_the_argument_or_the_variable_or_torchs(
+    launcher: str,
+    port: int | None,
+    variable: str | None,
+    expected: str,
+    bare_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST"):
+        monkeypatch.setenv(name, "1")
+    for name in ("LOCAL_RANK", "RANK", "SIZE"):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", "1")
+    if variable:
+        monkeypatch.setenv("MASTER_PORT", variable)
+    getattr(utils, f"_prepare_{launcher}")(port)
+    assert (expected, "node0") == (os.environ["MASTER_PORT"], os.environ["MASTER_ADDR"])
+
+
+def test_the_port_of_torchrun_is_its_own(
+    bare_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "3")
+    assert 3 == utils._prepare_pytorch(None) == utils._prepare_pytorch(3)
+    with pytest.warns(UserWarning, match="port=4 is not used: torchrun has chosen 3"):
+        utils._prepare_pytorch(4)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert 1 == utils._prepare_pytorch(None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("node7", "node7"),
+        ("a-1", "a-1"),
+        ("a-1,a-2", "a-1"),
+        ("node[01-03,7]", "node01"),
+        ("node[7,01-03],other", "node7"),
+        ("rack[2-3]-node[05-08]", "rack2-node05"),
+        ("gpu-[1-4].cluster", "gpu-1.cluster"),
+        ("a,b[1-2]", "a"),
+        ("10.0.0.[4-7]", "10.0.0.4"),
+        (" node1,node2 ", "node1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["absent", "fails", "is silent"])
+def test_the_first_host_is_read_where_slurms_commands_are_absent(
+    nodes: str,
+    expected: str,
+    command: str,
+    bare_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    if command != "absent":
+        scontrol = tmp_path / "scontrol"
+        scontrol.write_text(f"#!/bin/sh\nexit {int(command == 'fails')}\n")
+        scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in (("PROCID", "1"), ("NTASKS", "8"), ("NODELIST", nodes)):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    # Old versions do not tell which of the processes of a machine this is.
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setenv("SLURM_PROCID", "6")
+    assert 2 == utils._prepare_slurm(None)
+    assert expected == os.environ["MASTER_ADDR"]
+    assert "2" == os.environ["LOCAL_RANK"]
+
+
+def test_an_empty_list_of_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="SLURM_NODELIST is ' ', which names no host"):
+        utils._first_host(" ")
+
+
 def test_slurm_asks_for_the_first_host(
     bare_environment: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    import os
-
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(
         '#!/bin/sh\n[ "$1 $2 $3" = "show hostname node[7-8]" ] && echo node7 && echo node8\n'

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
+import re
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -142,9 +145,10 @@ def init_dist(
             accelerator is available.
         init_backend: ``'torch'``, or ``'deepspeed'`` where that package is installed.
         **kwargs: For ``torch.distributed.init_process_group``; ``timeout`` may be seconds.
-            ``startup_timeout``: seconds to wait for all ranks, by default 600. For slurm also
-            ``port``. Collectives give up a little before ``timeout``, by
-            :func:`mmx.dist.failures.reserve_s`, so that the run has ended by then.
+            ``startup_timeout``: seconds to wait for all ranks, by default 600. For slurm and mpi
+            also ``port``, which goes before the variable ``MASTER_PORT``. Collectives give up a
+            little before ``timeout``, by :func:`mmx.dist.failures.reserve_s`, so that the run has
+            ended by then.
 
     Raises:
         ValueError: The launcher is unknown.
@@ -334,6 +338,12 @@ def _prepare_pytorch(port: int | None) -> int:
         ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
         "start with 'torchrun --nproc-per-node N …', or choose launcher='none'",
     )
+    if port is not None and str(port) != os.environ["MASTER_PORT"]:
+        warnings.warn(
+            f"port={port} is not used: torchrun has chosen {os.environ['MASTER_PORT']} (MASTER_PORT). Choose with its "
+            "own --master-port or --rdzv-endpoint.",
+            stacklevel=3,
+        )
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
@@ -346,7 +356,7 @@ def _prepare_mpi(port: int | None) -> int:
         "start with Open MPI's 'mpirun -n N …'",
     )
     _need("mpi", ("MASTER_ADDR",), "set it to the host of rank 0: 'mpirun -x MASTER_ADDR=…'")
-    environ.setdefault("MASTER_PORT", str(port or DEFAULT_PORT))
+    _choose_port(port)
     environ["RANK"] = environ["OMPI_COMM_WORLD_RANK"]
     environ["WORLD_SIZE"] = environ["OMPI_COMM_WORLD_SIZE"]
     environ["LOCAL_RANK"] = environ["OMPI_COMM_WORLD_LOCAL_RANK"]
@@ -366,20 +376,39 @@ def _prepare_slurm(port: int | None) -> int:
     # Of old versions that do not set it.
     local_rank = int(environ.get("SLURM_LOCALID", rank % num_devices))
     if "MASTER_ADDR" not in environ:
-        environ["MASTER_ADDR"] = subprocess.run(
-            ["scontrol", "show", "hostname", environ["SLURM_NODELIST"]],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()[0]
-    if port is not None:
-        environ["MASTER_PORT"] = str(port)
-    else:
-        environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
+        environ["MASTER_ADDR"] = _first_host(environ["SLURM_NODELIST"])
+    _choose_port(port)
     environ["WORLD_SIZE"] = environ["SLURM_NTASKS"]
     environ["LOCAL_RANK"] = str(local_rank)
     environ["RANK"] = str(rank)
     return local_rank
+
+
+def _choose_port(port: int | None) -> None:
+    if port is not None:
+        os.environ["MASTER_PORT"] = str(port)
+    else:
+        os.environ.setdefault("MASTER_PORT", str(DEFAULT_PORT))
+
+
+def _first_host(nodes: str) -> str:
+    """Return the first host of slurm's list of nodes, such as ``node[01-03,7],other``.
+
+    Raises:
+        ValueError: The list is empty.
+    """
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+        return subprocess.run(
+            ["scontrol", "show", "hostname", nodes], capture_output=True, text=True, check=True
+        ).stdout.split()[0]
+    # Containers often lack slurm's commands.
+    first = re.match(r"(?:[^,\[\]]|\[[^\]]*\])+", nodes.strip())
+    if first is None:
+        raise InvalidValueError(
+            f"SLURM_NODELIST is {nodes!r}, which names no host: start with 'srun --ntasks=N …', or set MASTER_ADDR to "
+            "the host of rank 0"
+        )
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0])
 
 
 def init_local_group(node_rank: int, num_gpus_per_node: int) -> None:
