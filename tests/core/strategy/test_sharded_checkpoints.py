@@ -19,9 +19,11 @@ from mmx.checkpoint import (
     verify_checkpoint,
 )
 from mmx.dist import PeerError
+from mmx.hooks import Hook
 from mmx.testing.distributed import DistributedTestError, run_distributed
 
 GLOBAL_BATCH = 8
+MIDDLE = 6  # in the second epoch of 4 iterations
 # On 1, 2 and 4 ranks the samples of a step are the same, the order of their sum is not: float32
 # sums of 8 terms differ by some ulp, and Adam divides by the root of the small second moment.
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
@@ -151,12 +153,28 @@ def train_and_save(directory):
     )
     runner.train()
     out["async"] = whole_state(runner)
-    # What never stopped, for those that go on.
-    seen = []
-    runner = make_runner(Path(directory, "straight"), "pytorch", strategy=FSDP, epochs=3, seen=seen)
-    runner.train()
-    out["straight"] = whole_state(runner)
-    out["seen"] = seen
+    # What never stopped, for those that go on, also from the middle of an epoch.
+    for name, strategy in {"straight": FSDP, "straight, whole": dict(type="DDPStrategy")}.items():
+        seen, middle = [], {}
+
+        class Look(Hook):
+            def after_train_iter(self, runner, batch_idx, *args, _into=middle, **kwargs):
+                if runner.iter + 1 == MIDDLE:
+                    _into.update(whole_state(runner))
+
+        runner = make_runner(
+            Path(directory, name),
+            "pytorch",
+            strategy=strategy,
+            epochs=3,
+            checkpoint=dict(by_epoch=False, interval=MIDDLE),
+            seen=seen,
+            custom_hooks=[Look()],
+        )
+        runner.train()
+        out[name] = whole_state(runner)
+        out[f"{name}, in the middle"] = middle | {"iter": MIDDLE}
+        out[f"{name}, seen"] = seen
     return out
 
 
@@ -171,7 +189,13 @@ def resume_and_go_on(directory, names, epochs=3):
             strategy=strategy,
             epochs=epochs,
             resume=True,
-            load_from=str(Path(directory, source, "epoch_2.pth")),
+            load_from=str(
+                Path(
+                    directory,
+                    source,
+                    f"iter_{MIDDLE}.pth" if "straight" in source else "epoch_2.pth",
+                )
+            ),
             seen=seen,
         )
         resumed = {}
@@ -228,38 +252,57 @@ def test_what_two_ranks_saved_reads_back_equal_in_one_process(saved):
     assert_same(first["fsdp"], first["full"])
 
 
+# Name -> strategy that goes on, and the run whose checkpoint it takes.
+ON_FOUR = {
+    "fsdp": (FSDP, "fsdp"),
+    "fsdp from whole": (dict(type="FSDPStrategy"), "full"),
+    "ddp from fsdp": (DDP, "fsdp"),
+    "fsdp from ddp": (dict(type="FSDPStrategy"), "ddp"),
+    "fsdp, middle": (FSDP, "straight"),
+    "fsdp, middle, from whole": (FSDP, "straight, whole"),
+    "ddp, middle": (DDP, "straight"),
+    "ddp, middle, from whole": (dict(type="DDPStrategy"), "straight, whole"),
+}
+ON_ONE = {
+    "alone": (None, "fsdp"),
+    "alone, ddp": (None, "ddp"),
+    "alone, middle": (None, "straight"),
+    "alone, middle, from whole": (None, "straight, whole"),
+}
+
+
+@pytest.fixture(scope="module")
+def resumed(saved):
+    directory, _ = saved
+    cases = [(name, *case) for name, case in ON_FOUR.items()]
+    on_four = run_distributed(resume_and_go_on, 4, str(directory), cases, timeout_s=120)
+    cases = [(name, *case) for name, case in ON_ONE.items()]
+    return {4: on_four, 1: [resume_and_go_on(str(directory), cases)]}
+
+
+def in_order(ranks):
+    """Return which samples the ranks have seen in the order of the whole batches."""
+    return [index for row in zip(*ranks, strict=True) for index in row]
+
+
 @pytest.mark.slow
-def test_saved_on_two_ranks_a_run_goes_on_on_four_and_on_one(saved):
-    directory, (first, _) = saved
-    full = dict(type="FSDPStrategy")
-    on_four = run_distributed(
-        resume_and_go_on,
-        4,
-        str(directory),
-        [
-            ("fsdp", FSDP, "fsdp"),
-            ("fsdp-from-full", FSDP, "full"),
-            ("ddp-from-fsdp", DDP, "fsdp"),
-            ("fsdp-from-ddp", full, "ddp"),
-        ],
-        timeout_s=120,
-        init=True,
-    )
-    order = [
-        index for pair in zip(*[r["seen"] for r in [*saved[1]]], strict=True) for index in pair
-    ]
-    for name, found in on_four[0].items():
-        source = "ddp" if name.endswith("from-ddp") else "fsdp"
-        assert_same(first[source], found["resumed"])
-        assert_same(first["straight"], found["after"], exact=False)
-        # The last epoch has the same samples in the same order.
-        ranks = [r[name]["seen"] for r in on_four]
-        assert order[-32:] == [index for row in zip(*ranks, strict=True) for index in row]
-    alone = resume_and_go_on(str(directory), [("alone", None, "fsdp"), ("alone-ddp", None, "ddp")])
-    for name, found in alone.items():
-        assert_same(first["ddp" if "ddp" in name else "fsdp"], found["resumed"])
-        assert_same(first["straight"], found["after"], exact=False)
-        assert sorted(order[-32:]) == sorted(found["seen"])
+@pytest.mark.parametrize(
+    ("ranks", "name"), [*((4, name) for name in ON_FOUR), *((1, name) for name in ON_ONE)]
+)
+def test_saved_on_two_ranks_a_run_goes_on_on_four_and_on_one(saved, resumed, ranks, name):
+    _, (first, second) = saved
+    source = {**ON_FOUR, **ON_ONE}[name][1]
+    found = resumed[ranks][0][name]
+    middle = "straight" in source
+    # Exactly what was saved is resumed, and what never stopped is what comes out.
+    assert_same(first[f"{source}, in the middle" if middle else source], found["resumed"])
+    assert_same(first["straight"], found["after"], exact=False)
+    # The rest has the same samples in the same order.
+    order = in_order([rank["straight, seen"] for rank in (first, second)])
+    assert 3 * 32 == len(order)
+    assert order != sorted(order)
+    rest = order[GLOBAL_BATCH * (MIDDLE if middle else 8) :]
+    assert rest == in_order([rank[name]["seen"] for rank in resumed[ranks]])
 
 
 @pytest.mark.parametrize("damage", ["dropped shard", "flipped bit", "truncated", "no index"])
