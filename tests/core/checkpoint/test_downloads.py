@@ -206,9 +206,10 @@ def test_what_is_absent_is_named(web: Web, cache: Path) -> None:
     assert [] == os.listdir(cache)
 
 
-def test_a_server_that_is_not_there_is_named(web: Web, cache: Path) -> None:
-    url = f"{web.address}/{NAMED}"
-    web.server.server_close()
+def test_a_server_that_is_not_there_is_named(cache: Path) -> None:
+    gone = Web()
+    gone.stop()
+    url = f"{gone.address}/{NAMED}"
     with pytest.raises(DownloadError, match=rf"{url} could not be downloaded: .*refused"):
         _load_checkpoint(url)
     assert [] == os.listdir(cache)
