@@ -354,7 +354,7 @@ def test_a_writer_that_hears_nothing_of_a_full_disk_is_caught(folder: Path) -> N
     with pytest.raises(AssertionError, match="File too large"):
         assert_the_old_one_is_left(folder / "w", before, "raise", code)
     assert not (folder / "w" / "iter_2.pth").exists()
-    with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
         find_latest_checkpoint(folder / "w")
 
 

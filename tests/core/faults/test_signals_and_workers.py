@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -174,6 +175,30 @@ class Deadly(victim.Noisy):
         return super().__getitem__(index)
 
 
+def train_with_deadly(how: str, folder: Path) -> tuple[int, float]:
+    """Train with a worker that dies; return the process, which has ended, and its time."""
+
+    def work() -> None:
+        victim.Noisy, noisy = (
+            (lambda *a, **k: noisy(*a, **k) if a or k else Deadly(how)),
+            victim.Noisy,
+        )  # type: ignore[assignment,misc]  # in a child
+        train(folder, "w", workers=2)()
+
+    started = time.monotonic()
+    pid = in_child(work)
+    assert wait(pid) == 1
+    return pid, time.monotonic() - started
+
+
+def assert_named_and_nobody_left(pid: int, text: str, folder: Path) -> None:
+    error = (folder / "w.err").read_text()
+    assert re.search(text, error), error
+    # The child is the leader of its session: whoever is left of it has its number as a group.
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "text"),
@@ -185,26 +210,31 @@ class Deadly(victim.Noisy):
 def test_a_dead_worker_ends_the_run_with_its_name_and_leaves_no_process(
     how: str, text: str, folder: Path
 ) -> None:
-    def work() -> None:
-        victim.Noisy, noisy = (
-            (lambda *a, **k: noisy(*a, **k) if a or k else Deadly(how)),
-            victim.Noisy,
-        )  # type: ignore[assignment,misc]  # in a child
-        train(folder, "w", workers=2)()
-
-    started = time.monotonic()
-    pid = in_child(work)
-    assert wait(pid) == 1
-    assert time.monotonic() - started < 10
-    error = (folder / "w.err").read_text()
-    assert re.search(text, error), error
-    # The child is the leader of its session: whoever is left of it has its number as a group.
-    with pytest.raises(ProcessLookupError):
-        os.killpg(pid, 0)
+    pid, took = train_with_deadly(how, folder)
+    assert took < 10
+    assert_named_and_nobody_left(pid, text, folder)
     # The control: without the dead worker the very same run comes to its end, from what was saved.
     assert (
         victim.differing(end_of(folder, "whole", workers=2), end_of(folder, "w", workers=2)) == []
     )
+
+
+@pytest.mark.slow
+def test_without_watching_workers_a_dead_one_is_not_named_and_others_are_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    from mmx.dataset import iteration
+
+    monkeypatch.setattr(iteration._Workers, "_dead_workers", lambda self, error: {})
+    pid, _ = train_with_deadly("exit", folder)
+    try:
+        os.killpg(pid, 0)
+        with pytest.raises(AssertionError):
+            assert_named_and_nobody_left(pid, r"worker 1 \(pid \d+\) exited with code 3", folder)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 # Damage --------------------------------------------------------------------------------------
