@@ -1,6 +1,7 @@
 """Objects that travel as bytes come back equal."""
 
 import math
+import pickle
 from collections import OrderedDict
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmx.dist.packing import pack, unpack
+from mmx.dist.packing import _Stream, pack, unpack
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -142,6 +143,18 @@ def test_arrays_that_came_back_can_be_written() -> None:
     back = unpack(pack([np.zeros(2) for _ in range(20)]))
     back[0][0] = 1
     assert back[1][0] == 0
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_bytes_in_memory_are_read_like_a_file(protocol: int) -> None:
+    obj = {"number": 3, "kind": OrderedDict, "bytes": bytes(100_000), "names": ["a", "b\n"]}
+    first, second = pickle.dumps(obj, protocol), pickle.dumps([obj], protocol)
+    stream = _Stream(memoryview(first + second + b"rest\nof it"))
+    assert [obj, [obj]] == [pickle.Unpickler(stream).load() for _ in range(2)]
+    assert [b"rest\n", b"of it", b"", b""] == [
+        *(stream.readline() for _ in range(3)),
+        stream.read(),
+    ]
 
 
 def test_what_pickle_refuses_raises() -> None:

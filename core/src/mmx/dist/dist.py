@@ -55,6 +55,21 @@ def _get_reduce_op(name: str) -> Any:
         ) from None
 
 
+def _on_comm_device(data: Any, group: ProcessGroup | None) -> Tensor:
+    """Return a tensor as collectives take it.
+
+    Raises:
+        TypeError: It is no tensor.
+    """
+    if not isinstance(data, Tensor):
+        raise InvalidTypeError(
+            f"data should be a Tensor, but got {type(data)}: all_reduce_dict and all_reduce_params take several, "
+            "the functions of objects anything"
+        )
+    moved: Tensor = cast_data_device(data, get_comm_device(group)).contiguous()
+    return moved
+
+
 @torch.no_grad()
 def all_reduce(data: Tensor, op: str = "sum", group: ProcessGroup | None = None) -> None:
     """Reduce a tensor over all processes, in place.
@@ -68,15 +83,14 @@ def all_reduce(data: Tensor, op: str = "sum", group: ProcessGroup | None = None)
     if world_size == 1:
         return
     group = group if group is not None else get_default_group()
-    moved = cast_data_device(data, get_comm_device(group)).contiguous()
+    moved = _on_comm_device(data, group)
     if op.lower() == "mean":
         torch_dist.all_reduce(moved, _get_reduce_op("sum"), group)
-        # Integers have no mean of their own type: as MMEngine, divide and round down.
-        moved = (
-            torch.true_divide(moved, world_size)
-            if moved.is_floating_point()
-            else moved // world_size
-        )
+        # Integers have no mean of their own type: as MMEngine, cut off what is behind the point, but
+        # exact for large ones, too.
+        is_integer = not (moved.is_floating_point() or moved.is_complex())
+        rounding = "trunc" if is_integer and moved.dtype != torch.bool else None
+        moved = torch.div(moved, world_size, rounding_mode=rounding)
     else:
         torch_dist.all_reduce(moved, _get_reduce_op(op), group)
     cast_data_device(moved, get_data_device(data), out=data)
@@ -93,7 +107,7 @@ def all_gather(data: Tensor, group: ProcessGroup | None = None) -> list[Tensor]:
     if world_size == 1:
         return [data]
     group = group if group is not None else get_default_group()
-    moved = cast_data_device(data, get_comm_device(group)).contiguous()
+    moved = _on_comm_device(data, group)
     gathered = [torch.empty_like(moved) for _ in range(world_size)]
     torch_dist.all_gather(gathered, moved, group)
     result: list[Tensor] = cast_data_device(gathered, get_data_device(data))
@@ -112,7 +126,7 @@ def gather(data: Tensor, dst: int = 0, group: ProcessGroup | None = None) -> lis
     if world_size == 1:
         return [data]
     group = group if group is not None else get_default_group()
-    moved = cast_data_device(data, get_comm_device(group)).contiguous()
+    moved = _on_comm_device(data, group)
     here = torch_dist.get_rank() == dst
     gathered = [torch.empty_like(moved) for _ in range(world_size)] if here else []
     torch_dist.gather(moved, gathered if here else None, dst, group)
@@ -132,20 +146,23 @@ def broadcast(data: Tensor, src: int = 0, group: ProcessGroup | None = None) -> 
     if get_world_size(group) == 1:
         return
     group = group if group is not None else get_default_group()
-    moved = cast_data_device(data, get_comm_device(group)).contiguous()
+    moved = _on_comm_device(data, group)
     torch_dist.broadcast(moved, src, group)
     if torch_dist.get_rank() != src:
         cast_data_device(moved, get_data_device(data), out=data)
 
 
 def sync_random_seed(group: ProcessGroup | None = None) -> int:
-    """Return one random seed, the same on every process."""
+    """Return one random seed, the same on every process of a group: that of its first."""
     # From NumPy's global state, as MMEngine: who seeds it gets the same run again.
     seed = int(np.random.randint(2**31))
     if get_world_size(group) == 1:
         return seed
     told = torch.tensor(seed, dtype=torch.int64)
-    broadcast(told, 0, group)
+    # Of a group of some processes, number 0 of all may be no member.
+    group = group if group is not None else get_default_group()
+    assert group is not None
+    broadcast(told, torch_dist.get_global_rank(group, 0), group)
     return int(told.item())
 
 

@@ -66,7 +66,7 @@ def unpack(data: Tensor) -> Any:
     body = parts.take(body_size)
     unpacker = _Unpacker([parts.take(size) for size in sizes], loose)
     with _no_garbage_collection():
-        kind, *rest = _TensorUnpickler(io.BytesIO(body), unpacker).load()
+        kind, *rest = _TensorUnpickler(_Stream(body), unpacker).load()
         return rest[0] if kind == "object" else unpacker.column((kind, *rest))
 
 
@@ -244,8 +244,32 @@ class _TensorPickler(pickle.Pickler):
         return self._packer.loose(obj) if _is_plain_tensor(obj) else None
 
 
+class _Stream:
+    """A file in memory that holds no copy of it, as that of :mod:`io` would."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        part = self._data[self._at :] if size < 0 else self._data[self._at : self._at + size]
+        self._at += len(part)
+        return bytes(part)
+
+    def readinto(self, target: memoryview) -> int:
+        part = self._data[self._at : self._at + len(target)]
+        target[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def readline(self) -> bytes:
+        # Only pickles of old protocols have lines.
+        rest = bytes(self._data[self._at :])
+        return self.read(rest.find(b"\n") + 1 or len(rest))
+
+
 class _TensorUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, unpacker: _Unpacker) -> None:
+    def __init__(self, file: _Stream, unpacker: _Unpacker) -> None:
         super().__init__(file)
         self._unpacker = unpacker
 
