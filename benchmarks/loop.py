@@ -5,6 +5,7 @@
     python benchmarks/loop.py --rounds 3 --hooks   # also: cost per hook, per scalar, over run length
     python benchmarks/loop.py --only mmx hand_again --context
     python benchmarks/loop.py --apart              # processes of their own, as a cross-check
+    python benchmarks/loop.py --run-length         # 10 k against 1 M iterations; some minutes
 
 A small MLP on batches of 64 that lie in memory, one thread, CPU time of the process, a log line
 each 50 iterations where there is a logger. A competitor and the hand-written loop take turns of 50
@@ -19,6 +20,12 @@ the slope between a short and a long run, and what is quoted is the median over 
 difference to the hand-written loop in the same round. That counts as well what an engine does to
 the whole process, but scatters by some per cent of the hand-written loop.
 
+`--run-length` measures nothing else: a run of 10 k and one of 1 M iterations (or as many as it is
+given) of a step that is a few operations, each in a process of its own, with all that is recorded
+and logged by default; the short one ten times. Of each it tells the time of an iteration (the
+median over blocks of a thousand, and both quartiles), and the memory of the process before and
+after, with how much of it the histories of logged numbers hold, which keep the latest ones only.
+
 To add a competitor: write a function ``train_<name>(loader) -> weights`` and, if it validates,
 ``val_<name>(loader)``, and list it in COMPETITORS with the module that it needs.
 """
@@ -29,6 +36,7 @@ import argparse
 import collections
 import contextlib
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -42,7 +50,7 @@ import time
 import traceback
 import warnings
 
-from pairs import Batches, HandTraining, HandValidation, Turns, network, weights
+from pairs import Batches, HandTraining, HandValidation, Samples, Turns, network, weights
 from peers import is_here
 
 MODES = {"train": HandTraining, "val": HandValidation}
@@ -480,6 +488,122 @@ def growth_figures():
     yield "10 times as long", slope(short=20000, long=220000) - floor
 
 
+# Run length -----------------------------------------------------------------------------------
+
+# Iterations whose time is taken together.
+BLOCK = 1000
+
+
+class Timed:
+    """Hands out the same batches again and again, and takes the time every so many of them."""
+
+    def __init__(self, number):
+        import torch
+
+        self.number = number
+        self.batch = {"x": torch.ones(4, 4)}
+        self.dataset = Samples(number * 4)
+        self.batch_size = 4
+        self.sampler = None
+        self.times = []
+
+    def __len__(self):
+        return self.number
+
+    def __iter__(self):
+        batch, times, now = self.batch, self.times, time.process_time
+        for i in range(self.number):
+            if i % BLOCK == 0:
+                times.append(now())
+            yield batch
+        times.append(now())
+
+
+def resident_mb():
+    """Return the memory of this process that is in RAM."""
+    with open("/proc/self/statm", encoding="utf-8") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def run_of(name, mode, iters):
+    """Return the times of a run's blocks of iterations, and the process's memory around it."""
+    import gc
+
+    import torch
+
+    from mmx.model import BaseModel
+
+    class Tiny(BaseModel):
+        """Its gradient is known, so that most of what is timed is the engine."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(4))
+            self.weight.grad = torch.full((4,), -1e-6)
+
+        def forward(self, x, mode="tensor"):
+            return (x @ self.weight).mean()
+
+        def train_step(self, data, optim_wrapper):
+            with torch.no_grad():
+                loss = self(data["x"])
+            optim_wrapper.step()
+            return {"loss": loss}
+
+    def run(loader):
+        nothing = dict.fromkeys(("val_dataloader", "val_cfg", "val_evaluator"))
+        runner = _engine_runner("mmx", loader, model=Tiny(), **nothing)
+        runner.train()
+        return runner
+
+    # What the first iterations import, allocate and compile is there before the memory is looked at.
+    run(Timed(2 * BLOCK))
+    gc.collect()
+    before = resident_mb()
+    loader = Timed(iters)
+    runner = run(loader)
+    gc.collect()
+    after = resident_mb()
+    histories = runner.message_hub.log_scalars
+    held = sum(len(history.data[0]) for history in histories.values()) * 8 / 2**20
+    blocks = [(b - a) / BLOCK * 1e6 for a, b in itertools.pairwise(loader.times)]
+    if iters % BLOCK:
+        blocks.pop()
+    return {"blocks": blocks, "before_mb": before, "after_mb": after, "histories_mb": held}
+
+
+def measure_run_length(short, long):
+    """Yield a line for each length, and one that compares them.
+
+    The short run is repeated before and after the long one, each time in a process of its own.
+    """
+    found = {short: [], long: []}
+    for iters in [short] * 5 + [long] + [short] * 5:
+        with contextlib.closing(Competitor("run_length", sys.executable)) as one:
+            found[iters].append(one.ask("run_of", "train", iters))
+    us, grown = {}, {}
+    for iters, runs in found.items():
+        quartiles = statistics.quantiles([us for run in runs for us in run["blocks"]], n=4)
+        line = {"benchmark": "loop", "run_length": iters}
+        line["quiet_us"], line["us"], line["noisy_us"] = quartiles
+        for what in ("before_mb", "after_mb", "histories_mb"):
+            line[what] = statistics.median(run[what] for run in runs)
+        us[iters] = line["quiet_us"], line["us"]
+        grown[iters] = line["after_mb"] - line["before_mb"]
+        yield line
+    blocks = found[long][0]["blocks"]
+    tenth = max(len(blocks) // 10, 1)
+    yield {
+        "benchmark": "loop",
+        "run_length": f"{long} against {short}",
+        "quiet_ratio": us[long][0] / us[short][0],
+        "ratio": us[long][1] / us[short][1],
+        "last_tenth_against_first": statistics.median(blocks[-tenth:])
+        / statistics.median(blocks[:tenth]),
+        "grown_mb": grown[long] - grown[short],
+    }
+
+
 # Measuring ------------------------------------------------------------------------------------
 
 
@@ -520,7 +644,7 @@ def worker(name):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for line in sys.stdin:
         how, mode, iters = line.split()
-        known = how == "growth" or f"{mode}_{name}" in globals()
+        known = how in ("growth", "run_of") or f"{mode}_{name}" in globals()
         try:
             result = globals()[how](name, mode, int(iters)) if known else None
         except BaseException:
@@ -608,9 +732,23 @@ def main():
     parser.add_argument("--apart", action="store_true", help="let nobody share a process")
     parser.add_argument("--hooks", action="store_true", help="measure growth as well")
     parser.add_argument("--context", action="store_true", help="tell of the machine as well")
+    parser.add_argument(
+        "--run-length",
+        nargs="*",
+        type=int,
+        metavar="ITERATIONS",
+        help="only compare runs of two lengths; without numbers of 10000 and 1000000",
+    )
     args = parser.parse_args()
     if args.worker:
         worker(args.worker)
+        return
+    if args.run_length is not None:
+        lengths = args.run_length or [10_000, 1_000_000]
+        if len(lengths) != 2 or lengths[0] >= lengths[1] or lengths[0] < 2 * BLOCK:
+            parser.error(f"--run-length takes a short and a long one, of at least {2 * BLOCK}")
+        for line in measure_run_length(*lengths):
+            show(line)
         return
     pythons = {name: sys.executable for name, module in COMPETITORS.items() if is_here(module)}
     pythons.update(pair.split("=", 1) for pair in args.also)
