@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,9 @@ from mmx.checkpoint import (
     verify_checkpoint,
 )
 from mmx.dist import PeerError
+from mmx.evaluator import BaseMetric
 from mmx.hooks import Hook
+from mmx.model import BaseModel
 from mmx.testing.distributed import DistributedTestError, run_distributed
 
 GLOBAL_BATCH = 8
@@ -40,32 +43,36 @@ class Samples(torch.utils.data.Dataset):
         return {"x": self.x[index], "y": int(self.x[index].sum() > 0), "index": index}
 
 
+class Net(BaseModel):
+    def __init__(self, seen=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.seen = seen
+        self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+        self.head = nn.Linear(6, 2)  # its rows are too few for 4 ranks
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, y, index, mode):
+        self.calls += 1
+        if self.seen is not None:
+            self.seen.extend(index.tolist())
+        for block in self.blocks:
+            x = block(x).relu()
+        logits = self.head(x)
+        if mode == "loss":
+            return {"loss": nn.functional.cross_entropy(logits, y)}
+        return [int(answer) for answer in logits.argmax(1)]
+
+
 def make_runner(directory, launcher, *, strategy=None, epochs=2, ema=False, seen=None, **more):
-    from mmx.model import BaseModel
     from mmx.runner import Runner
-
-    class Net(BaseModel):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.blocks = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
-            self.head = nn.Linear(6, 2)  # its rows are too few for 4 ranks
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x, y, index, mode):
-            self.calls += 1
-            if seen is not None:
-                seen.extend(index.tolist())
-            for block in self.blocks:
-                x = block(x).relu()
-            return {"loss": nn.functional.cross_entropy(self.head(x), y)}
 
     world = int(os.environ.get("WORLD_SIZE", "1")) if launcher != "none" else 1
     checkpoint = dict(type="CheckpointHook", interval=1) | more.pop("checkpoint", {})
     if ema:
         more["custom_hooks"] = [dict(type="EMAHook")]
     return Runner(
-        Net(),
+        Net(seen),
         str(directory),
         train_dataloader=dict(
             dataset=Samples(),
@@ -252,6 +259,65 @@ def test_what_two_ranks_saved_reads_back_equal_in_one_process(saved):
     assert_same(first["fsdp"], first["full"])
 
 
+class Answers(BaseMetric):
+    default_prefix = "m"
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        return {"answers": results}
+
+
+def run_test(directory, strategy):
+    """Test by a config without anything to train; return the answers and which tensors were read."""
+    import mmx.checkpoint.sharded as module
+    from mmx.runner import Runner
+
+    opened, read = module._opened, []
+
+    class Noted:
+        def __init__(self, data, file):
+            self.data, self.file = data, file
+
+        def __getattr__(self, name):
+            def call(key):
+                read.append((self.file, key))
+                return getattr(self.data, name)(key)
+
+            return call
+
+    @contextlib.contextmanager
+    def noting(path):
+        with opened(path) as data:
+            yield Noted(data, Path(path).name)
+
+    ranks = "WORLD_SIZE" in os.environ
+    runner = Runner(
+        Net(),
+        f"{directory}/test",
+        test_dataloader=dict(
+            dataset=Samples(),
+            sampler=dict(type="DefaultSampler", shuffle=False),
+            batch_size=4,
+            collate_fn=dict(type="default_collate"),
+        ),
+        test_cfg=dict(),
+        test_evaluator=Answers(),
+        load_from=str(Path(directory, "fsdp", "epoch_2.pth")),
+        launcher="pytorch" if ranks else "none",
+        strategy=strategy,
+        env_cfg=dict(dist_cfg=dict(backend="gloo")),
+        experiment_name=f"test-{os.getpid()}",
+    )
+    module._opened = noting
+    try:
+        metrics = runner.test()
+    finally:
+        module._opened = opened
+    return metrics["m/answers"], read, runner.optim_wrapper
+
+
 # Name -> strategy that goes on, and the run whose checkpoint it takes.
 ON_FOUR = {
     "fsdp": (FSDP, "fsdp"),
@@ -275,9 +341,15 @@ ON_ONE = {
 def resumed(saved):
     directory, _ = saved
     cases = [(name, *case) for name, case in ON_FOUR.items()]
-    on_four = run_distributed(resume_and_go_on, 4, str(directory), cases, timeout_s=120)
+    on_four = run_distributed(go_on_and_test, 4, str(directory), cases, timeout_s=120)
     cases = [(name, *case) for name, case in ON_ONE.items()]
     return {4: on_four, 1: [resume_and_go_on(str(directory), cases)]}
+
+
+def go_on_and_test(directory, cases):
+    found = resume_and_go_on(directory, cases)
+    found["tests"] = [run_test(directory, dict(type=s)) for s in ("FSDPStrategy", "DDPStrategy")]
+    return found
 
 
 def in_order(ranks):
@@ -303,6 +375,27 @@ def test_saved_on_two_ranks_a_run_goes_on_on_four_and_on_one(saved, resumed, ran
     assert order != sorted(order)
     rest = order[GLOBAL_BATCH * (MIDDLE if middle else 8) :]
     assert rest == in_order([rank[name]["seen"] for rank in resumed[ranks]])
+
+
+@pytest.mark.slow
+def test_testing_needs_no_optimizer_and_reads_nothing_of_one(saved, resumed):
+    directory, (first, _) = saved
+    model, data = Net(), Samples()
+    model.load_state_dict(first["fsdp"]["weights"])
+    expected = model(data.x, None, None, "predict")
+    index = json.loads((directory / "fsdp/epoch_2.pth/index.json").read_text())
+    kinds = {
+        (chunk["file"], chunk["key"]): name.partition("/")[0]
+        for name, entry in index["tensors"].items()
+        for chunk in entry["chunks"]
+    }
+    assert {"state_dict", "optimizer"} == set(kinds.values())
+    tests = [found for rank in resumed[4] for found in rank["tests"]]
+    for answers, read, optim_wrapper in [run_test(directory, None), *tests]:
+        assert expected == answers
+        assert optim_wrapper is None
+        assert {"state_dict"} == {kinds[place] for place in read}
+    assert {0, 1} == set(expected)
 
 
 @pytest.mark.parametrize("damage", ["dropped shard", "flipped bit", "truncated", "no index"])
