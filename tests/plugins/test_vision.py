@@ -251,6 +251,16 @@ class TestMetrics:
         )
         assert result == {"accuracy/top1": 0.0}
 
+    @pytest.mark.parametrize("name", ["mmx_vision.TopKAccuracy", "mmx_toy.Accuracy"])
+    def test_no_batch_is_read_from_its_device(self, name: str) -> None:
+        # Tensors without data: whatever reads one raises.
+        samples = torch.rand(7, 5, device="meta"), torch.zeros(7, device="meta").long()
+        evaluator = Evaluator(METRICS.build(dict(type=name)))
+        for _ in range(2):
+            evaluator.process(data_samples=samples)
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            evaluator.evaluate(14)
+
     def test_more_k_than_classes_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="needs as many classes; there are 3"):
             self.evaluate(

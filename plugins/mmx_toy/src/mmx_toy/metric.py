@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmx.evaluator import BaseMetric
+import torch
+
+from mmx.evaluator import ReducedMetric
 from mmx_toy.registry import METRICS
 
 
 @METRICS.register_module()
-class Accuracy(BaseMetric):
+class Accuracy(ReducedMetric):
     """Top-1 accuracy in per cent, from models that predict ``(scores, labels)``."""
 
-    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Count the right answers of a batch: scores ``(N, classes)``, labels ``(N,)``."""
-        scores, labels = data_samples
-        right = (scores.argmax(dim=1) == labels).sum()
-        self.results.append({"right": right.cpu(), "size": len(labels)})
+    # Over all samples of all processes, on their device.
+    reductions = {"right": "sum", "all": "sum"}
 
-    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Add up the batches of all processes."""
-        right = sum(int(r["right"]) for r in results)
-        return {"accuracy": 100 * right / sum(r["size"] for r in results)}
+    def measure(self, data_batch: Any, data_samples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Tell which answers of a batch are right: scores ``(N, classes)``, labels ``(N,)``."""
+        scores, labels = data_samples
+        return {"right": scores.argmax(dim=1) == labels, "all": torch.ones_like(labels)}
+
+    def compute(self, states: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Divide the sums."""
+        return {"accuracy": 100 * states["right"].item() / states["all"].item()}
