@@ -213,12 +213,15 @@ def _round_trip(cfg: Config, batches: int, directory: str) -> Runner:
     saved = find_latest_checkpoint(first.work_dir)
     if saved is None:
         raise TrialError("training saved no checkpoint")
+    # Before the second runner is built: a model that was given as an object is that one's, too.
+    weights = {k: v.clone() for k, v in unwrap(trained.model).state_dict().items()}
+    iteration = trained.iter
 
     second = as_config(first)
     second.resume, second.load_from = True, None
     _shorten(second, 2, batches)
     resumed = build(second)
-    _check_resume(trained, resumed)
+    _check_resume(resumed, weights, iteration)
     resumed.train()
     if cfg.get("test_dataloader") is not None:
         resumed.test()
@@ -319,30 +322,26 @@ def _arguments_of_loop(cfg: Config) -> set[str] | None:
     return None if takes_any else set(parameters)
 
 
-def _check_resume(trained: Runner, resumed: Runner) -> None:
-    """Let the second runner compare what it loads with what the first one has."""
-    model = unwrap(trained.model)
-    # Each rank has running statistics of its own samples; those of rank 0 are saved.
-    left_out = {name for name, _ in model.named_buffers()} if get_rank() else set()
-    wanted = {k: v.clone() for k, v in model.state_dict().items() if k not in left_out}
-    load_or_resume = resumed.load_or_resume
+def _check_resume(runner: Runner, weights: dict[str, torch.Tensor], iteration: int) -> None:
+    """Let a runner compare what it resumes with what the one before it had at its end."""
+    load_or_resume = runner.load_or_resume
 
     def checked() -> None:
-        if resumed._has_loaded:
+        if runner._has_loaded:
             return
         load_or_resume()
-        found: Any = unwrap(resumed.model).state_dict()
-        differing = [k for k, v in wanted.items() if not torch.equal(v, found[k].to(v.device))]
+        found: Any = unwrap(runner.model).state_dict()
+        differing = [k for k, v in weights.items() if not torch.equal(v, found[k].to(v.device))]
         if differing:
             raise TrialError(
                 f"weights differ after saving and resuming: {', '.join(differing[:5])}. A buffer "
                 "that is not persistent, or code that changes weights outside of training steps, "
                 "would do that"
             )
-        if resumed.iter != trained.iter:
+        if runner.iter != iteration:
             raise TrialError(
-                f"training ended after iteration {trained.iter}, but was resumed after iteration "
-                f"{resumed.iter}. A loop whose `iter` is not saved would do that"
+                f"training ended after iteration {iteration}, but was resumed after iteration "
+                f"{runner.iter}. A loop whose `iter` is not saved would do that"
             )
 
-    resumed.load_or_resume = checked  # type: ignore[method-assign]
+    runner.load_or_resume = checked  # type: ignore[method-assign]
