@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmx import dist
-from mmx.dist import objects
+from mmx.dist import objects, utils
 from mmx.testing import run_distributed
 
 PAYLOAD = 1 << 20
@@ -104,6 +106,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.messages: list[int] = []
+        self.groups: set[str] = set()
         self.peak = 0
         self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -116,6 +119,9 @@ class _Recorder(TorchDispatchMode):
         if func.namespace == "c10d":
             sent = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor)]
             self.messages += [t.numel() * t.element_size() for t in sent]
+            for arg in args:
+                with contextlib.suppress(TypeError, RuntimeError):
+                    self.groups.add(torch.distributed.ProcessGroup.unbox(arg).group_name)
         # Python's own memory, as of bytes, may have been larger in between.
         self._look(tracemalloc.get_traced_memory()[1])
         out = func(*args, **(kwargs or {}))
@@ -241,3 +247,66 @@ def test_a_list_is_split_by_rows_and_bytes(
     parts = objects._parts(rows)
     assert expected == [len(part) for part in parts]
     assert list(rows) == [row for part in parts for row in part]
+
+
+class _Accelerator(torch.distributed.ProcessGroupGloo):
+    """The back end of an accelerator that is none."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: datetime.timedelta) -> None:
+        super().__init__(store, rank, size, timeout=timeout)
+
+
+def _beside_an_accelerator() -> dict[str, list[str]]:
+    """Return the groups through which each function goes."""
+    torch.distributed.Backend.register_backend("fake", _Accelerator, devices=["cpu"])
+    dist.init_dist("pytorch", backend="fake", timeout=60, object_timeout=7)
+    default, own = dist.get_default_group(), dist.get_object_group()
+    assert ("fake", "gloo") == (dist.get_backend(), dist.get_backend(own))
+    # Collectives give up a little before the timeout of the run.
+    cpu = torch.device("cpu")
+    assert datetime.timedelta(seconds=50) == default._get_backend(cpu).options._timeout
+    assert datetime.timedelta(seconds=7) == own._get_backend(cpu).options._timeout
+
+    rank, one = dist.get_rank(), torch.ones(1)
+    names = {default.group_name: "accelerator", own.group_name: "cpu"}
+    found = {}
+    for name, function in {
+        "all_reduce": lambda: dist.all_reduce(one),
+        "all_gather": lambda: dist.all_gather(one),
+        "gather": lambda: dist.gather(one),
+        "broadcast": lambda: dist.broadcast(one),
+        "all_reduce_dict": lambda: dist.all_reduce_dict({"a": one}),
+        "all_reduce_params": lambda: dist.all_reduce_params([one]),
+        "sync_random_seed": dist.sync_random_seed,
+        "barrier": dist.barrier,
+        "broadcast_object_list": lambda: dist.broadcast_object_list([rank]),
+        "all_gather_object": lambda: dist.all_gather_object(rank),
+        "gather_object": lambda: dist.gather_object(rank),
+        "collect_results": lambda: dist.collect_results([rank], 2),
+        "collect_results_cpu": lambda: dist.collect_results_cpu([rank], 2),
+        "collect_results_gpu": lambda: dist.collect_results_gpu([rank], 2),
+    }.items():
+        with _Recorder() as recorder:
+            function()
+        found[name] = sorted(names[group] for group in recorder.groups)
+
+    # Objects take no memory of an accelerator that there is.
+    utils.get_device = lambda: "cuda"
+    torch.accelerator.current_device_index = lambda: 3
+    assert torch.device("cuda", 3) == dist.get_comm_device(default)
+    assert cpu == dist.get_comm_device(own)
+    return found
+
+
+def test_objects_have_a_group_of_the_cpu_with_its_own_timeout() -> None:
+    first, second = run_distributed(_beside_an_accelerator, 2, init=False)
+    assert first == second
+    on_cpu = {
+        "broadcast_object_list",
+        "all_gather_object",
+        "gather_object",
+        "collect_results",
+        "collect_results_cpu",
+    }
+    assert on_cpu < first.keys()
+    assert {name: ["cpu" if name in on_cpu else "accelerator"] for name in first} == first

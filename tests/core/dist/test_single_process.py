@@ -140,9 +140,10 @@ def test_an_unknown_launcher_is_refused() -> None:
         dist.init_dist("ssh")
 
 
-def test_a_timeout_is_a_number_of_seconds() -> None:
-    with pytest.raises(TypeError, match=r"timeout in seconds.*<class 'str'>"):
-        dist.init_dist("pytorch", timeout="long")
+@pytest.mark.parametrize("name", ["timeout", "object_timeout"])
+def test_a_timeout_is_a_number_of_seconds(name: str) -> None:
+    with pytest.raises(TypeError, match=rf" {name} in seconds.*<class 'str'>.* {name}=1800\)"):
+        dist.init_dist("pytorch", **{name: "long"})
 
 
 def test_an_unknown_initialisation_is_refused() -> None:

@@ -32,6 +32,8 @@ DEFAULT_PORT = 29500
 #: Tells processes the store and the name of the meeting that they were started after.
 MEETING_VARIABLE = "MMX_MEETING"
 
+# The same for this run.
+_OBJECT_TIMEOUT = OBJECT_TIMEOUT
 # How long collectives of the run may take; None if process groups were not made here.
 _COLLECTIVE_TIMEOUT: datetime.timedelta | None = None
 _LOCAL_PROCESS_GROUP: ProcessGroup | None = None
@@ -75,7 +77,7 @@ def get_object_group() -> ProcessGroup | None:
     if default is None:
         return None
     if _OBJECT_GROUP is None or _OBJECT_GROUP[0] is not default:
-        _OBJECT_GROUP = (default, torch_dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT))
+        _OBJECT_GROUP = (default, torch_dist.new_group(backend="gloo", timeout=_OBJECT_TIMEOUT))
     return _OBJECT_GROUP[1]
 
 
@@ -145,7 +147,9 @@ def init_dist(
             accelerator is available.
         init_backend: ``'torch'``, or ``'deepspeed'`` where that package is installed.
         **kwargs: For ``torch.distributed.init_process_group``; ``timeout`` may be seconds.
-            ``startup_timeout``: seconds to wait for all ranks, by default 600. For slurm and mpi
+            ``startup_timeout``: seconds to wait for all ranks, by default 600.
+            ``object_timeout``: seconds that collectives of Python objects may take, by default
+            three hours, since an evaluation on one rank can be slow. For slurm and mpi
             also ``port``, which goes before the variable ``MASTER_PORT``. Collectives give up a
             little before ``timeout``, by :func:`mmx.dist.failures.reserve_s`, so that the run has
             ended by then.
@@ -156,15 +160,17 @@ def init_dist(
         MissingEnvironmentError: The launcher has not set its environment.
         AbsentRanksError: Ranks have not come in time.
     """
-    timeout = kwargs.get("timeout")
-    if timeout is not None and not isinstance(timeout, datetime.timedelta):
-        try:
-            kwargs["timeout"] = datetime.timedelta(seconds=timeout)
-        except TypeError as error:
-            raise TypeError(
-                "Timeout for distributed training must be provided as timeout in seconds, but we've received the type "
-                f"{type(timeout)}. Please specify the timeout like this: dist_cfg=dict(backend='nccl', timeout=1800)"
-            ) from error
+    for name in ("timeout", "object_timeout"):
+        timeout = kwargs.get(name)
+        if timeout is not None and not isinstance(timeout, datetime.timedelta):
+            try:
+                kwargs[name] = datetime.timedelta(seconds=timeout)
+            except TypeError as error:
+                raise TypeError(
+                    f"Timeout for distributed training must be provided as {name} in seconds, but we've received the "
+                    f"type {type(timeout)}. Please specify the timeout like this: dist_cfg=dict(backend='nccl', "
+                    f"{name}=1800)"
+                ) from error
     prepare: dict[str, Callable[[int | None], int]] = {
         "pytorch": _prepare_pytorch,
         "mpi": _prepare_mpi,
@@ -187,10 +193,15 @@ def init_dist(
 
 
 def _start(
-    backend: str, init_backend: str, startup_timeout: float = STARTUP_TIMEOUT_S, **kwargs: Any
+    backend: str,
+    init_backend: str,
+    startup_timeout: float = STARTUP_TIMEOUT_S,
+    object_timeout: datetime.timedelta | None = None,
+    **kwargs: Any,
 ) -> None:
-    global _COLLECTIVE_TIMEOUT
+    global _COLLECTIVE_TIMEOUT, _OBJECT_TIMEOUT
     _COLLECTIVE_TIMEOUT = None
+    _OBJECT_TIMEOUT = OBJECT_TIMEOUT if object_timeout is None else object_timeout
     if init_backend == "deepspeed":
         try:
             import deepspeed
