@@ -124,6 +124,8 @@ def _explain(
 
 
 def _log_build(make: Any) -> None:
+    if getattr(make, "__name__", "") == "build_from_registry":
+        make = getattr(make, "__self__", make)
     logger.debug(
         "An `%s` instance is built from registry, and its implementation can be found in %s",
         getattr(make, "__name__", make),
@@ -146,7 +148,7 @@ def _maker(node: Registry[Any], kind: Any) -> Callable[..., Any]:
             'Get class `%s` from "%s" registry in "%s"',
             getattr(obj, "__name__", obj),
             node._name,
-            node._scope,
+            node.scope,
         )
     if not callable(obj):
         raise ArgumentTypeError(
