@@ -114,18 +114,14 @@ class EarlyStoppingHook(Hook):
                 f"Stopping threshold reached: `{self.monitor}` = {current_score} is {self.rule} than {goal}."
             )
         if self._is_improvement(current_score):
-            improved = abs(current_score - self.best_score)
             self.best_score = current_score
             self.wait_count = 0
-            return (
-                False,
-                f"Metric {self.monitor} improved by {improved:.3f}. New best score: {current_score:.3f}.",
-            )
+            return False, ""
         self.wait_count += 1
         if self.wait_count >= self.patience:
             return True, (
                 f"the monitored metric did not improve in the last {self.wait_count} records. "
-                f"best score: {self.best_score:.3f}."
+                f"best score: {self.best_score:.3f}. "
             )
         return False, ""
 
