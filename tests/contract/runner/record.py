@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
+import os
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import playing
 import scenarios
 import torch
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 # Kept beside the traces, to resume from.
 CHECKPOINTS = {"epochs": ["epoch_2.pth"], "iterations": ["iter_5.pth"]}
@@ -34,7 +35,7 @@ def text_of(value: Any, depth: int = 0) -> str:
     flat = json.dumps(value, separators=(",", ":"))
     if depth and (len(flat) < 80 or depth > 2 or not isinstance(value, dict | list)):
         return flat
-    if depth == 2 and not (isinstance(value, list) and isinstance(value[0], dict)):
+    if depth == 2 and not (isinstance(value, list) and all(isinstance(v, dict) for v in value)):
         return flat
     if isinstance(value, dict):
         inner = [f"{json.dumps(k)}: {text_of(v, depth + 1)}" for k, v in value.items()]
@@ -51,19 +52,31 @@ def _rounded(value: Any) -> Any:
 
 
 def record(name: str) -> None:
-    """Record one scenario; in a process of its own, since registries and loggers are global."""
+    """Record one scenario or example.
+
+    In a process of its own, since registries and loggers are global.
+    """
     torch.set_num_threads(1)
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # what MMEngine was written for
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as directory:
-        result = scenarios.run(name, "mmengine", directory)
-        (HERE / "golden" / f"{name}.json").write_text(text_of(result) + "\n")
+        os.chdir(directory)  # in a repository, versions would bear its state
+        if name in playing.EXAMPLES:
+            results = playing.run(name, directory)
+        else:
+            results = {name: scenarios.run(name, "mmengine", directory)}
+        for part, result in results.items():
+            (HERE / "golden" / f"{part}.json").write_text(text_of(result) + "\n")
         for kept in CHECKPOINTS.get(name, ()):
-            shutil.copy(Path(directory, kept), HERE / f"mmengine_{kept}")
+            checkpoint = torch.load(kept, weights_only=False)
+            checkpoint["message_hub"]["runtime_info"]["last_ckpt"] = kept  # it was a whole path
+            torch.save(checkpoint, HERE / f"mmengine_{kept}")
 
 
 def main(names: list[str]) -> None:
     (HERE / "golden").mkdir(exist_ok=True)
-    for name in names or scenarios.SCENARIOS:
+    playing.load_all()
+    for name in names or [*scenarios.SCENARIOS, *playing.EXAMPLES]:
         process = multiprocessing.get_context("fork").Process(target=record, args=(name,))
         process.start()
         process.join()

@@ -175,17 +175,18 @@ def run(name: str, package: str, directory: str, resume_from: str | None = None)
         experiment_name=name,
         **settings,
     )
-    hooks_info = runner.get_hooks_info()
+    hooks, hooks_info = traces.hooks(runner), runner.get_hooks_info()
     runner.train()
     test = runner.test()
     return {
-        "hooks_info": [line.rstrip() for line in hooks_info.splitlines()],
+        "source": "tests",
+        "hooks": hooks,
         "trace": tracer.trace,
         "losses": tracer.losses,
         "test": traces.plain(test),
         "files": traces.files(directory, package),
         "weights": traces.plain(dict(runner.model.state_dict())),
         "max": [runner.max_epochs, runner.max_iters, runner.epoch, runner.iter],
-        "lines": traces.lines(directory, hooks_info),
+        "lines": traces.lines(runner.log_dir, hooks_info, directory),
         "records": traces.records(directory),
     }

@@ -16,6 +16,8 @@ import torch
 STAMP = re.compile(r"\d{8}_\d{6}")
 _HEAD = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - (\w+) - (\w+) - ")
 _ENVIRONMENT = re.compile(r"\n-{60}\nSystem environment:.*?\n-{60}\n", re.DOTALL)
+_CONFIG = re.compile(rf"Config:\n.*?(?=\n{_HEAD.pattern}|\Z)", re.DOTALL)
+_WEIGHTS = "Name of parameter - Initialization information\n"
 _TIMES = ("time", "data_time")
 
 
@@ -31,7 +33,10 @@ def tracer(package: str, name: str | None = None) -> Any:
 
     def stage(name: str) -> Any:
         def method(self: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
-            entry = [name, runner.epoch, runner.iter]
+            # MMEngine's runner builds its training loop when it is asked for its epoch.
+            loop = runner._train_loop
+            is_built = loop is not None and not isinstance(loop, dict)
+            entry = [name, *((runner.epoch, runner.iter) if is_built else (0, 0))]
             if "batch_idx" in kwargs:
                 entry.append(kwargs["batch_idx"])
             if "checkpoint" in kwargs:
@@ -56,6 +61,14 @@ def tracer(package: str, name: str | None = None) -> Any:
     return hook
 
 
+def hooks(runner: Any) -> dict[str, list[str]]:
+    """Return stage -> the lines that the list of hooks has for it."""
+    stages = [
+        block.splitlines() for block in runner.get_hooks_info().split("\n -------------------- \n")
+    ]
+    return {lines[0]: [line.rstrip() for line in lines[1:]] for lines in stages if lines}
+
+
 def plain(value: Any) -> Any:
     """Return tensors and arrays as numbers, all through."""
     if isinstance(value, dict):
@@ -78,6 +91,8 @@ def files(directory: str, package: str) -> dict[str, Any]:
             "keys": sorted(saved),
             "meta": sorted(saved["meta"]),
             "message_hub": sorted(saved["message_hub"]),
+            "scalars": sorted(saved["message_hub"]["log_scalars"]),
+            "infos": sorted(saved["message_hub"]["runtime_info"]),
             "epoch": saved["meta"]["epoch"],
             "iter": saved["meta"]["iter"],
             "dataset_meta": str(saved["meta"].get("dataset_meta")),
@@ -92,18 +107,19 @@ def files(directory: str, package: str) -> dict[str, Any]:
     return found
 
 
-def lines(directory: str, hooks_info: str) -> list[str]:
+def lines(log_dir: str, hooks_info: str, directory: str) -> list[str]:
     """Return the log's lines, with a placeholder wherever two runs differ.
 
     Times are ``#``, digit for digit after the point; the directory, dates, the description of the
     machine and the list of hooks (which is compared by itself) are names in angle brackets.
-    A message of several lines stays one entry.
+    A message of several lines stays one entry. What is told of initial weights has no head.
     """
     found: list[str] = []
-    for path in sorted(Path(directory).glob("*/*.log")):
+    for path in sorted(Path(log_dir).glob("*.log")):
         text = path.read_text().replace(hooks_info, "<hooks>\n")
-        text = text.replace(str(directory), "<work_dir>")
+        text = text.replace(directory, "<directory>")
         text = _ENVIRONMENT.sub("\n<environment>\n", text)
+        text = _CONFIG.sub("Config:\n<config>\n", text)
         text = STAMP.sub("<timestamp>", text)
         heads = list(_HEAD.finditer(text))
         if heads and heads[0].start() != 0:
@@ -111,7 +127,10 @@ def lines(directory: str, hooks_info: str) -> list[str]:
         ends = [head.start() for head in heads[1:]] + [len(text)]
         for head, end in zip(heads, ends, strict=True):
             message = text[head.end() : end].removesuffix("\n")
-            found.append(f"<date> - {head[1]} - {head[2]} - {_without_times(message)}")
+            message, _, weights = _without_times(message).partition(f"\n{_WEIGHTS}")
+            found.append(f"<date> - {head[1]} - {head[2]} - {message}")
+            if weights:
+                found.append(_WEIGHTS + weights)
     return found
 
 

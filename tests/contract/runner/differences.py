@@ -1,0 +1,170 @@
+"""Where recorded runs differ from MMEngine's on purpose: by name, with the reason.
+
+A difference changes what MMEngine recorded into what ours should do. All else is equal.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Run = dict[str, Any]
+
+DIFFERENCES: dict[str, Difference] = {}
+
+# What ours has besides: where -> what -> why.
+ADDITIONS = {
+    "keys": {"engine": "what an exact resume takes: position, random states, states of hooks"},
+    "meta": {"torch_version": "for reports"},
+    "message_hub": {"version": "saved state is versioned"},
+    "optimizer": {"accumulation": "gradients of an accumulation that is under way"},
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference.
+
+    Attributes:
+        reason: Why ours is different.
+        change: Changes what a run recorded, given its name and all that was recorded, in place.
+    """
+
+    reason: str
+    change: Callable[[str, Run, dict[str, Run]], None]
+
+
+def expected(name: str, golden: dict[str, Run], but: str = "") -> Run:
+    """Return what a run of ours should record.
+
+    Args:
+        name: The run.
+        golden: What MMEngine recorded of all runs.
+        but: A difference that is left out.
+    """
+    run = copy.deepcopy(golden[name])
+    for key, difference in DIFFERENCES.items():
+        if key != but:
+            difference.change(name, run, golden)
+    return run
+
+
+def without_additions(files: dict[str, Run]) -> dict[str, Run]:
+    """Return what checkpoints of ours hold, without ADDITIONS."""
+    return {
+        name: {
+            key: [v for v in value if v not in ADDITIONS[key]] if key in ADDITIONS else value
+            for key, value in file.items()
+        }
+        for name, file in files.items()
+    }
+
+
+def difference(reason: str) -> Callable[[Callable[[str, Run, dict[str, Run]], None]], None]:
+    def add(change: Callable[[str, Run, dict[str, Run]], None]) -> None:
+        DIFFERENCES[change.__name__] = Difference(reason, change)
+
+    return add
+
+
+@difference("The engine goes by its own name, unless a program imports it by the old one.")
+def name_in_lines(name: str, run: Run, golden: dict[str, Run]) -> None:
+    if run["source"] == "tests":
+        run["lines"] = [re.sub(r"\bmmengine( - |\.)", r"mmx\1", line) for line in run["lines"]]
+
+
+@difference("A checkpoint says which engine's version wrote it.")
+def name_of_the_version(name: str, run: Run, golden: dict[str, Run]) -> None:
+    for file in run["files"].values():
+        for key in ("meta", "infos"):
+            file[key] = sorted(v.replace("mmengine_version", "mmx_version") for v in file[key])
+
+
+@difference("MMEngine's own parts use names of it that are on their way out, and it warns of them.")
+def warnings_of_own_names(name: str, run: Run, golden: dict[str, Run]) -> None:
+    own = re.compile(r'WARNING - "(FileClient|HardDiskBackend)" ')
+    run["lines"] = [line for line in run["lines"] if not own.search(line)]
+
+
+@difference("Whole numbers of a test's results are null in MMEngine's file.")
+def numbers_of_a_test(name: str, run: Run, golden: dict[str, Run]) -> None:
+    for file, records in run["records"].items():
+        if file.endswith("<timestamp>/<timestamp>.json"):
+            for record in records:
+                record.update({k: run["test"][k] for k, v in record.items() if v is None})
+
+
+@difference("All validations of a run that counts iterations are at step 0, which makes no curve.")
+def step_of_validations(name: str, run: Run, golden: dict[str, Run]) -> None:
+    if not any(" - Iter(train)" in line for line in run["lines"]):
+        return
+    steps = iter([entry[2] for entry in run["trace"] if entry[0] == "after_val_epoch"])
+    for file, records in run["records"].items():
+        for record in records:
+            if "vis_data" in file and "iter" not in record:
+                assert record["step"] == 0
+                record["step"] = next(steps)
+
+
+@difference("The best checkpoint can be resumed from; MMEngine's holds weights alone.")
+def best_checkpoint(name: str, run: Run, golden: dict[str, Run]) -> None:
+    whole = next((file for file in run["files"] if not file.startswith("best_")), None)
+    for file, content in run["files"].items():
+        if file.startswith("best_"):
+            for key in ("keys", "optimizer"):
+                content[key] = run["files"][whole][key]
+    for entry in run["trace"]:
+        if entry[0] == "before_save_checkpoint" and "optimizer" not in entry[3]:
+            entry[3] = sorted([*entry[3], "optimizer"])
+
+
+@difference(
+    "A run that is resumed makes its last validation again, and so finds what was best; MMEngine "
+    "saves the epoch's checkpoint a second time for that."
+)
+def second_save(name: str, run: Run, golden: dict[str, Run]) -> None:
+    trace = run["trace"]
+    run["trace"] = trace[:1] + [
+        entry
+        for before, entry in itertools.pairwise(trace)
+        if not (before[0] == entry[0] == "before_save_checkpoint")
+    ]
+
+
+@difference("Weights that were loaded for a test are trained on; MMEngine initialises them anew.")
+def weights_that_were_loaded(name: str, run: Run, golden: dict[str, Run]) -> None:
+    tested = [i for i, line in enumerate(run["lines"]) if " - Epoch(test) " in line]
+    if tested and any(" - Load checkpoint from " in line for line in run["lines"][: tested[0]]):
+        run["lines"] = [line for line in run["lines"] if not line.startswith("Name of parameter")]
+
+
+@difference(
+    "Checkpoints are saved before the validation that follows them: it is made good on resuming, so "
+    "that the run ends as if it had not been stopped."
+)
+def validation_that_was_due(name: str, run: Run, golden: dict[str, Run]) -> None:
+    if name != "resume_and_load_from.3":
+        return
+    whole = golden["resume_and_load_from"]  # the run that was not stopped
+    epoch = run["trace"][0][1] or 2
+    stages = [entry[:2] for entry in whole["trace"]]
+    begin, end = stages.index(["before_val", epoch]), stages.index(["after_val", epoch])
+    at = [entry[0] for entry in run["trace"]].index("before_train") + 1
+    run["trace"][at:at] = whole["trace"][begin : end + 1]
+    head = "<date> - mmengine - INFO - "
+    at = next(i for i, line in enumerate(run["lines"]) if "Checkpoints will be saved" in line) + 1
+    run["lines"][at:at] = [
+        f"{head}The checkpoint was saved before a validation that was due; running it now.",
+        *(line for line in whole["lines"] if line.startswith(f"{head}Epoch(val) [{epoch}][6/6]")),
+    ]
+    for file, records in run["records"].items():
+        where = file.replace("a_third", "work_dir")
+        made_good = [r for r in whole["records"][where] if r["step"] == epoch and "iter" not in r]
+        run["records"][file] = made_good + records
+    for file in run["files"].values():
+        validated = [f"val/{key}" for key in ("acc", "data_time", "time", "worst")]
+        file["scalars"] = sorted({*file["scalars"], *validated})
