@@ -199,8 +199,8 @@ def test_throughput_is_logged_with_the_models_exact_operations(make_runner):
     )
     # 5 + 5 iterations, the second of which is spent on counting; epochs are not mixed.
     assert 3 == len(rates)
-    # The run as a whole has done less than its iterations by themselves, and nothing is immediate.
-    assert all(40 / whole_s < rate < 4e6 for rate in rates)
+    # Two iterations took no longer than the whole run, and more than two microseconds.
+    assert all(8 / whole_s < rate < 4e6 for rate in rates)
     for rate, achieved, used in zip(rates, operations, share, strict=True):
         assert achieved == pytest.approx(rate / 4 * hook.flops_per_iter / 1e12)
         assert used == pytest.approx(achieved / 1e-3)
