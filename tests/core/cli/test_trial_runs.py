@@ -155,7 +155,9 @@ def test_a_fast_dev_run_keeps_what_goes_elsewhere_and_does_what_comes_late(
     home: Path, tmp_path: Path
 ) -> None:
     Path("mine.py").write_text(CONFIG + FAR_REACHING)
-    mmx("train", "mine.py", "--fast-dev-run")
+    # A bare setting is no number of batches.
+    mmx("train", "mine.py", "--fast-dev-run", "model.layers=1")
+    assert 1 == Watcher.runs[0].cfg.model.layers
     kinds = Counter(event[0] for event in Watcher.seen)
     assert (2, 1) == (kinds["train"], kinds["test"])
     assert kinds["load"] == 1

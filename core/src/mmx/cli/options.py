@@ -24,11 +24,12 @@ class ManyOptionsCommand(click.Command):
         """Put the option before each ``key=value``."""
         result: list[str] = []
         taking = False
-        # What follows one of these is its value.
+        # What follows one of these is its value; others do without one, or can.
         valued = {
             name
             for option in self.params
             if isinstance(option, click.Option) and not option.is_flag and not option.count
+            if not getattr(option, "_flag_needs_value", False)
             for name in option.opts
         }
         for argument in args:
