@@ -9,7 +9,7 @@ import pytest
 
 from mmx.config import Config
 from mmx.registry import MODELS
-from mmx.runner import fast_dev_run, limit_batches, overfit_batches
+from mmx.runner import BaseLoop, fast_dev_run, limit_batches, overfit_batches
 from mmx.runner.trial import TrialError, run_trial
 
 
@@ -47,6 +47,8 @@ def test_fast_dev_run_goes_the_whole_way_and_leaves_nothing_behind(
     cfg.train_cfg = train_cfg
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    # torch's own, which it makes when it is first asked for.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     runner = fast_dev_run(cfg, 2)
     assert runner.iter == 4
     assert not os.path.exists(runner.work_dir)
@@ -77,6 +79,42 @@ def test_overfit_batches_trains_and_validates_on_the_same_samples(cfg):
     assert len(runner.train_dataloader) == len(runner.val_dataloader) == 2
     assert runner.message_hub.get_scalar("val/acc/top1").current() == 1.0
     assert runner.message_hub.get_scalar("val/acc/count").current() == 8
+
+
+def test_overfit_batches_validates_each_named_set_on_the_samples_of_training(cfg, parts):
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=1)
+    cfg.val_dataloader = dict(a=parts.loader(10, shuffle=False), b=parts.loader(6, batch_size=3))
+    runner = overfit_batches(cfg, 2)
+    metrics = {name: runner.message_hub.get_scalar(f"val/{name}").current() for name in (
+        "a/acc/count", "b/acc/count", "a/acc/top1", "b/acc/top1")}  # fmt: skip
+    assert metrics["a/acc/count"] == metrics["b/acc/count"] == 8
+    assert metrics["a/acc/top1"] == metrics["b/acc/top1"]
+
+
+def test_a_loop_of_ones_own_gets_only_what_it_takes_and_must_be_resumable(cfg):
+    class Steps(BaseLoop):
+        def __init__(self, runner, dataloader, steps):
+            super().__init__(runner, dataloader)
+            self.epoch, self.iter, self.max_epochs, self.max_iters = 0, 0, 1, steps
+
+        def run(self):
+            self.runner.call_hook("before_train")
+            for idx, batch in enumerate(self.dataloader):
+                outputs = self.runner.model.train_step(batch, self.runner.optim_wrapper)
+                self.runner.call_hook(
+                    "after_train_iter", batch_idx=idx, data_batch=batch, outputs=outputs
+                )
+                self.iter += 1
+            self.runner.call_hook("after_train_epoch")
+            self.epoch += 1
+            self.runner.call_hook("after_train")
+            return self.runner.model
+
+    # Attributes, not the read-only properties of the base class.
+    Steps.epoch = Steps.iter = None
+    cfg.train_cfg = dict(type=Steps, steps=9)
+    with pytest.raises(TrialError, match="was resumed after iteration"):
+        fast_dev_run(cfg, 2)
 
 
 def test_limits_shorten_the_loaders_of_a_copy(cfg):
