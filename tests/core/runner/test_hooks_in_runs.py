@@ -273,6 +273,26 @@ def test_the_cache_is_emptied_as_often_as_a_run_has_epochs_and_iterations(make_r
     assert 2 * (5 + 3) == count(after_epoch=False, after_iter=True)
 
 
+@pytest.mark.parametrize("keep_local", [True, False])
+def test_logs_of_a_run_are_copied_elsewhere(make_runner, tmp_path, keep_local):
+    logger = {"type": "LoggerHook", "interval": 5, "out_dir": str(tmp_path / "elsewhere")}
+    runner = make_runner(
+        work_dir=tmp_path / "named",
+        default_hooks={"logger": {**logger, "keep_local": keep_local}},
+        cfg={"some": 1},
+    )
+    runner.train()
+    copies = {path.name: path for path in (tmp_path / "elsewhere" / "named").rglob("*.*")}
+    log, scalars = copies[f"{runner.timestamp}.log"].read_text(), copies["scalars.json"].read_text()
+    assert "Epoch(train) [2][5/5]" in log
+    losses = [row["loss"] for row in map(json.loads, scalars.splitlines()) if "loss" in row]
+    assert 2 == len(losses)
+    assert keep_local == Path(runner.log_dir, f"{runner.timestamp}.log").exists()
+    # Checkpoints are no logs.
+    assert not [name for name in copies if name.endswith(".pth")]
+    assert (tmp_path / "named" / "epoch_2.pth").exists()
+
+
 # Schedules ------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,48 @@ def test_a_resumed_run_does_not_validate_before_training_again(make_runner, tmp_
 
 
 @pytest.mark.parametrize(
+    ("saved", "kind", "moments"),
+    [
+        (
+            "epoch_4.pth",
+            dict(by_epoch=True, max_epochs=8, val_interval=3, dynamic_intervals=[(6, 2)]),
+            [6, 8],
+        ),
+        (
+            "iter_8.pth",
+            dict(by_epoch=False, max_iters=14, val_interval=4, dynamic_intervals=[(10, 3)]),
+            # That of iteration 8 was still to come.
+            [8, 9, 12, 14],
+        ),
+        (
+            "iter_8.pth",
+            dict(by_epoch=True, max_epochs=3, val_every_iters=2, val_begin=3),
+            [8, 12, 14, 15],
+        ),
+    ],
+)
+def test_a_resumed_run_validates_when_an_undisturbed_one_does(
+    make_runner, tmp_path, saved, kind, moments
+):
+    by_epoch = saved.startswith("epoch")
+    saving = dict(checkpoint=dict(type="CheckpointHook", by_epoch=by_epoch, interval=4))
+    whole, resumed = WhenValidated(), WhenValidated()
+    make_runner(
+        work_dir=tmp_path / "w", train_cfg=kind, default_hooks=saving, custom_hooks=[whole]
+    ).train()
+    make_runner(
+        load_from=str(tmp_path / "w" / saved),
+        resume=True,
+        train_cfg=kind,
+        default_hooks=saving,
+        custom_hooks=[resumed],
+    ).train()
+    found = [epoch if by_epoch else iteration for epoch, iteration in resumed.at]
+    assert moments == found
+    assert whole.at[-len(moments) :] == resumed.at
+
+
+@pytest.mark.parametrize(
     "kind", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=9, val_interval=3)]
 )
 def test_training_mode_is_restored_after_validation_module_by_module(make_runner, kind):
