@@ -9,9 +9,12 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from mmx.cli import launch_cmd
 from mmx.cli.launch_cmd import with_launcher
 from mmx.cli.main import cli
+from mmx.dist import PeerError, failures
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from launching import assert_equal, ended, ends_of_ranks, folder_of, result, start
@@ -74,6 +77,69 @@ def test_the_first_error_is_shown_once_and_the_others_follow(folder) -> None:
         "then rank 0 stopped: PeerError: rank 1 failed: ZeroDivisionError: in the hook"
     )
     assert list((folder / "logs").glob("*/attempt_0/1/stderr.log"))
+
+
+def failure(folder: Path, rank: int, code: int, error: Exception | None = None, at: int = 50):
+    """Return how a rank ended, as torchrun's agent hands it on, with what the rank noted."""
+    file = folder / f"error-{rank}.json"
+    if error is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+            patch.setenv("RANK", str(rank))
+            patch.setattr(failures.time, "time", lambda: 1_000_000.0 + at)
+            failures.record_for_launcher(error)
+    return ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=code, error_file=str(file))
+
+
+FOLLOWS = PeerError([1], "rank 1 failed: ValueError: no\nOn rank 1: …")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code", "said"),
+    [
+        pytest.param(
+            {0: (1, FOLLOWS, 10), 1: (1, ValueError("no"), 20)},
+            1,
+            ["rank 1 failed:", "ValueError: no", "then rank 0 stopped: PeerError: rank 1 failed: ValueError: no"],
+            id="the cause before what follows from it, whatever the times",
+        ),
+        pytest.param(
+            {0: (1, ValueError("late"), 20), 1: (3, KeyError("early"), 10), 2: (1, FOLLOWS, 5)},
+            3,
+            ["rank 1 failed:", "KeyError: 'early'", "rank 0 then failed:", "ValueError: late",
+             "then rank 2 stopped: PeerError: rank 1 failed: ValueError: no"],
+            id="the earliest of several causes",
+        ),
+        pytest.param(
+            {0: (-15, None, 0), 1: (-9, None, 0), 2: (143, None, 0)},
+            137,
+            ["rank 1 failed: killed by SIGKILL (process 101)"],
+            id="not those that were stopped because of it",
+        ),
+        pytest.param(
+            {0: (1, FOLLOWS, 10), 1: (7, None, 0)},
+            7,
+            ["rank 1 failed: exit code 7 (process 101)",
+             "then rank 0 stopped: PeerError: rank 1 failed: ValueError: no"],
+            id="one that ended without a word",
+        ),
+        pytest.param({0: (143, None, 0), 1: (-15, None, 0)}, 143, [], id="as asked for"),
+        pytest.param({0: (-2, None, 0), 1: (130, None, 0)}, 130, [], id="by Ctrl-C"),
+        pytest.param(
+            {0: (-15, ValueError("no"), 0), 1: (-15, None, 0)},
+            1,
+            ["rank 0 failed:", "ValueError: no"],
+            id="one that had failed when it was stopped",
+        ),
+    ],
+)  # fmt: skip
+def test_errors_are_reported_with_the_cause_first(
+    ranks: dict, code: int, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {rank: failure(tmp_path, rank, *how) for rank, how in ranks.items()}
+    assert code == launch_cmd._report(ChildFailedError("mmx", found), tmp_path)
+    shown = capsys.readouterr().err.splitlines()
+    assert said == [line for line in shown if line]
 
 
 def test_runs_get_the_launcher() -> None:

@@ -248,14 +248,16 @@ def _agent_says_what_matters() -> Iterator[None]:
 
 def _report(error: Any, folder: Path) -> int:
     """Show what failed, the first cause first, and return its exit code."""
-    failures = sorted(error.failures.items(), key=lambda item: (_follows(item[1]), _at(item[1])))
+    failures = sorted(
+        error.failures.items(),
+        key=lambda item: (_was_stopped(item[1]), _follows(item[1]), _at(item[1])),
+    )
     rank, first = failures[0]
-    stopped = {-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT}
-    if all(failure.exitcode in stopped and not _trace(failure) for _, failure in failures):
-        # As asked for, after the run has been saved.
+    if _was_stopped(first):
+        # All, as asked for, after the run has been saved.
         return _exit_code(first)
     for index, (rank, failure) in enumerate(failures):
-        if failure.exitcode in stopped and index and not _trace(failure):
+        if _was_stopped(failure):
             continue  # ended by the agent, after the others
         how = "failed" if index == 0 else "then failed"
         trace = _trace(failure)
@@ -304,6 +306,13 @@ def _extra(failure: Any) -> dict[str, Any]:
 def _follows(failure: Any) -> bool:
     """Tell whether a rank only failed because another one had."""
     return bool(_extra(failure).get("follows"))
+
+
+def _was_stopped(failure: Any) -> bool:
+    """Tell whether a rank only ended because it was told to."""
+    stops = (signal.SIGTERM, signal.SIGINT)
+    codes = {-stop for stop in stops} | {128 + stop for stop in stops}
+    return failure.exitcode in codes and not _trace(failure)
 
 
 def _at(failure: Any) -> int:
