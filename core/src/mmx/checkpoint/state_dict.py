@@ -121,6 +121,9 @@ def load_state_dict(
 
     def load(part: nn.Module, prefix: str = "") -> None:
         part = unwrap(part)
+        while getattr(type(part), "loads_into_module", False):
+            # Not a wrapper, but weights are saved without it: a model for test-time augmentation.
+            part = unwrap(part.module)  # type: ignore[arg-type]  # such classes have it
         local_metadata = {} if metadata is None else metadata.get(prefix[:-1], {})
         local_missing: list[str] = []
         part._load_from_state_dict(

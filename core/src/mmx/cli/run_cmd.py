@@ -190,7 +190,13 @@ def _evaluation_runner(
                 f"{config} sets no tta_model and tta_pipeline, which --tta needs"
             )
         cfg.model = {**cfg.tta_model, "module": cfg.model}
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        if cfg.get("test_dataloader") is None:
+            raise click.ClickException(f"{config} sets no test_dataloader")
+        dataset = cfg.test_dataloader["dataset"]
+        # Wrappers such as RepeatDataset hold the data set that has the pipeline.
+        while "dataset" in dataset:
+            dataset = dataset["dataset"]
+        dataset["pipeline"] = cfg.tta_pipeline
     if any(limits.values()):
         from mmx.runner import limit_batches
 

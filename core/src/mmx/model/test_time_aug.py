@@ -31,6 +31,8 @@ class BaseTTAModel(BaseModel):
     """
 
     module: Any
+    #: Weights are those of the wrapped model: checkpoints are loaded into that.
+    loads_into_module = True
 
     def __init__(
         self,
