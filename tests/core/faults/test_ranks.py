@@ -163,7 +163,7 @@ def train(work_dir: str, where: str, how: str, rank: int = 1, shares: bool = Tru
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "rank", "world_size"),
-    [("hook", 1, 4), ("data", 1, 2), ("metric", 1, 2), ("metric", 0, 2), ("save", 0, 2)],
+    [("hook", 1, 4), ("data", 1, 2), ("metric", 0, 2), ("save", 0, 2)],
 )
 def test_a_failure_of_one_rank_is_raised_on_all_with_its_cause(
     where: str, rank: int, world_size: int, tmp_path: Path
