@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.checkpoint import unwrap
 from mmx.model import BaseModel
 from mmx.optim import OptimWrapper
 from mmx.registry import MODELS
@@ -227,7 +228,7 @@ def test_each_rank_takes_up_its_own_part_of_an_accumulation(tmp_path):
 def test_deepspeed_absent_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     strategy = DeepSpeedStrategy(work_dir=str(tmp_path), train_micro_batch_size_per_gpu=2)
-    with pytest.raises(ModuleNotFoundError, match="pip install deepspeed"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .mmx\[deepspeed\]."):
         strategy.prepare(StrategyNet(), optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)))
 
 
@@ -239,6 +240,8 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
             super().__init__()
             self.module, self.optimizer = module, optimizer
             self.micro_steps = 0
+
+            self.global_steps = self.global_samples = self.skipped_steps = 0
 
         def gradient_accumulation_steps(self):
             return 2
@@ -259,9 +262,11 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
         calls.append(config)
         return Engine(model, optimizer), optimizer, None, None
 
-    fake = types.ModuleType("deepspeed")
-    fake.initialize = initialize
+    fake, parts = types.ModuleType("deepspeed"), types.ModuleType("deepspeed.utils")
+    fake.initialize, fake.zero = initialize, None
+    parts.safe_get_full_fp32_param = lambda parameter: None  # nothing is divided
     monkeypatch.setitem(sys.modules, "deepspeed", fake)
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", parts)
     strategy = DeepSpeedStrategy(
         work_dir=str(tmp_path),
         config=dict(gradient_clipping=2.0),
@@ -281,8 +286,28 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
     (text,) = warned
     assert "DeepSpeed keeps the gradients of the last 1 iterations to itself" in text
     model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
-    strategy.optim_state_dict()
+    state = strategy.optim_state_dict()
     assert len(warned) == 1
+    # What is saved is of the model itself, and goes back to where it was.
+    names = ["linear.weight", "linear.bias", "norm.weight", "norm.bias"]
+    assert names == state["param_groups"][0]["params"]
+    assert 2 == state["deepspeed"]["counts"]["micro_steps"]
+    weights = strategy.model_state_dict()
+    assert {*names} < weights.keys()
+    kept = {name: value.clone() for name, value in weights.items()}
+    model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
+    assert not torch.equal(kept["linear.weight"], model.module.linear.weight)
+    strategy.load_model_state_dict(kept)
+    strategy.load_optim_state_dict(state)
+    assert torch.equal(kept["linear.weight"], model.module.linear.weight)
+    assert 2 == model.engine.micro_steps
+    assert unwrap(model) is model.module
+    assert model.eval().training is model.module.training is False
+
+
+def test_deepspeed_saves_whole_checkpoints_only(tmp_path):
+    with pytest.raises(ValueError, match="checkpoints of DeepSpeedStrategy are whole"):
+        DeepSpeedStrategy(work_dir=str(tmp_path), state_dict_cfg="sharded")
 
 
 def test_the_flexible_runner_trains_with_the_strategy_asked_for_on_two_ranks(tmp_path):

@@ -842,6 +842,9 @@ class Runner(HookCaller):
         with self._running(stops=True):
             self._train_loop = self.build_train_loop(self._need("train"))
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            size = getattr(self._train_loop.dataloader, "batch_size", None)
+            if size is not None:
+                self.strategy.dispatch_kwargs["train_micro_batch_size_per_gpu"] = size
             self.model = self.strategy.join(self.model, self.optim_wrapper)
             self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
             if self.param_schedulers is not None:

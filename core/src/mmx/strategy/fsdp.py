@@ -31,6 +31,7 @@ from mmx.strategy.activation_checkpointing import turn_on_activation_checkpointi
 from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, revised, without_sums
 from mmx.strategy.clipping import clip_sharded_norm_
 from mmx.strategy.distributed import DDPStrategy
+from mmx.strategy.naming import state_by_name
 from mmx.strategy.replicas import (
     keep_random_states,
     make_copies_equal,
@@ -411,30 +412,9 @@ class FSDPStrategy(DDPStrategy):
                 optimizer.state.pop(parameter, None)
 
     def _by_name(self, state: dict[str, Any], wrapper: Any) -> dict[str, Any]:
-        """Return an optimizer's state with weights named, which may be numbered in it."""
-        groups = state["param_groups"]
-        if not any(isinstance(number, int) for group in groups for number in group["params"]):
-            return state
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        own = wrapper.optimizer.param_groups
-        if [len(g["params"]) for g in groups] != [len(g["params"]) for g in own]:
-            raise InvalidValueError(
-                "the checkpoint's optimizer has groups of "
-                f"{[len(g['params']) for g in groups]} weights, this run's of "
-                f"{[len(g['params']) for g in own]}; resume with the same optim_wrapper"
-            )
-        named = {
-            number: names[parameter]
-            for saved, group in zip(groups, own, strict=True)
-            for number, parameter in zip(saved["params"], group["params"], strict=True)
-        }
-        return {
-            "state": {named[number]: entry for number, entry in state["state"].items()},
-            "param_groups": [
-                {**group, "params": [named[number] for number in group["params"]]}
-                for group in groups
-            ],
-        }
+        groups = wrapper.optimizer.param_groups
+        return state_by_name(state, [[names[p] for p in group["params"]] for group in groups])
 
 
 @STRATEGIES.register_module()
