@@ -19,7 +19,7 @@ from mmx.utils.errors import InvalidTypeError, InvalidValueError
 _OWN_KEYS = ("num_batch_per_epoch", "disable_subprocess_warning")
 
 
-class SlicedDataset:
+class _SlicedDataset:
     """The first samples of a data set; other attributes are those of the data set.
 
     Args:
@@ -88,7 +88,7 @@ def build_dataloader(
                 "dataloader.num_batch_per_epoch cuts data sets with a length, but "
                 f"{type(dataset).__name__} is iterable: end its iteration earlier instead"
             )
-        dataset = SlicedDataset(dataset, num_batch_per_epoch * _batch_size(cfg) * shares)
+        dataset = _SlicedDataset(dataset, num_batch_per_epoch * _batch_size(cfg) * shares)
 
     if "sampler" not in cfg and not iterable and not _is_built(cfg.get("batch_sampler")):
         hint = "shuffle=True" if cfg.get("shuffle") else "shuffle=False"

@@ -552,6 +552,7 @@ class CheckpointHook(Hook):
                 # That of a run in another directory, which this one goes on from, stays.
                 if old and old != path and self._is_own(old) and dist.is_main_process():
                     self._remove(runner, old)
+                    runner.logger.info(f"The previous best checkpoint {old} is removed")
 
             def undo(
                 note: Callable[..., None] = note, best: float = best, old: str | None = old
@@ -604,6 +605,12 @@ class CheckpointHook(Hook):
         if missing:
             runner.logger.warning(
                 f"Keys {missing} will not be saved to the published checkpoint: {ckpt_path} lacks them."
+            )
+        removed = [key for key in checkpoint if key not in self.published_keys]
+        if removed:
+            runner.logger.info(
+                f"Key {removed} will be removed because they are not found in published_keys. If "
+                f"you want to keep them, please set `{removed}` in published_keys"
             )
         published = {k: checkpoint[k] for k in self.published_keys if k in checkpoint}
         stem = ckpt_path.removesuffix(".pth")
