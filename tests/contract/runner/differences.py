@@ -80,7 +80,7 @@ def name_in_lines(name: str, run: Run, golden: dict[str, Run]) -> None:
 @difference("A checkpoint says which engine's version wrote it.")
 def name_of_the_version(name: str, run: Run, golden: dict[str, Run]) -> None:
     for file in run["files"].values():
-        for key in ("meta", "infos"):
+        for key in {"meta", "infos"} & file.keys():
             file[key] = sorted(v.replace("mmengine_version", "mmx_version") for v in file[key])
 
 
@@ -112,14 +112,14 @@ def step_of_validations(name: str, run: Run, golden: dict[str, Run]) -> None:
 
 @difference("The best checkpoint can be resumed from; MMEngine's holds weights alone.")
 def best_checkpoint(name: str, run: Run, golden: dict[str, Run]) -> None:
-    whole = next((file for file in run["files"] if not file.startswith("best_")), None)
+    whole = [file for file in run["files"].values() if "optimizer" in file["keys"]]
     for file, content in run["files"].items():
-        if file.startswith("best_"):
-            for key in ("keys", "optimizer"):
-                content[key] = run["files"][whole][key]
+        if "best_" in file and "infos" in content:
+            for key in ("keys", "optimizer", "steps"):
+                content[key] = whole[-1][key]
     for entry in run["trace"]:
         if entry[0] == "before_save_checkpoint" and "optimizer" not in entry[3]:
-            entry[3] = sorted([*entry[3], "optimizer"])
+            entry[3] = whole[0]["keys"]
 
 
 @difference(
@@ -128,11 +128,46 @@ def best_checkpoint(name: str, run: Run, golden: dict[str, Run]) -> None:
 )
 def second_save(name: str, run: Run, golden: dict[str, Run]) -> None:
     trace = run["trace"]
+    twice = {
+        entry[1]
+        for before, entry in itertools.pairwise(trace)
+        if before[0] == entry[0] == "before_save_checkpoint"
+    }
     run["trace"] = trace[:1] + [
         entry
         for before, entry in itertools.pairwise(trace)
         if not (before[0] == entry[0] == "before_save_checkpoint")
     ]
+    # What a checkpoint from before the first validation does not know.
+    first = next((entry[1] for entry in trace if entry[0] == "after_val_epoch"), None)
+    for path, file in run["files"].items():
+        if file.get("epoch") == first and first in twice and "best_" not in path:
+            file["scalars"] = [v for v in file["scalars"] if not v.startswith("val/")]
+            file["infos"] = [v for v in file["infos"] if not v.startswith("best_")]
+
+
+@difference("What is left out of a published checkpoint is more, as there is more in checkpoints.")
+def keys_that_are_left_out(name: str, run: Run, golden: dict[str, Run]) -> None:
+    whole = ["message_hub", "optimizer", "param_schedulers"]
+    for i, line in enumerate(run["lines"]):
+        for keys in (whole, whole[:1]):
+            line = line.replace(f"{keys} will be", f"{[*whole, 'engine']} will be")
+            line = line.replace(f"`{keys}` in pub", f"`{[*whole, 'engine']}` in pub")
+        run["lines"][i] = line
+
+
+@difference("What is validated after training, in one process, is the average that was trained.")
+def average_that_was_trained(name: str, run: Run, golden: dict[str, Run]) -> None:
+    if not any(line.endswith("EMAHook") for line in run["hooks"].get("before_run", [])):
+        return
+    results = [entry for entry in run["trace"] if entry[0] == "after_val_epoch"]
+    results[-1][3] = results[-2][3]
+    run["test"] = results[-2][3]
+    said = [i for i, line in enumerate(run["lines"]) if "    accuracy: " in line]
+    run["lines"][said[-1]] = run["lines"][said[-2]]
+    for file, records in run["records"].items():
+        if "vis_data" in file:
+            records[-1].update(results[-2][3])
 
 
 @difference("Weights that were loaded for a test are trained on; MMEngine initialises them anew.")
@@ -165,6 +200,7 @@ def validation_that_was_due(name: str, run: Run, golden: dict[str, Run]) -> None
         where = file.replace("a_third", "work_dir")
         made_good = [r for r in whole["records"][where] if r["step"] == epoch and "iter" not in r]
         run["records"][file] = made_good + records
-    for file in run["files"].values():
-        validated = [f"val/{key}" for key in ("acc", "data_time", "time", "worst")]
-        file["scalars"] = sorted({*file["scalars"], *validated})
+    for path, file in run["files"].items():
+        if "a_third" in path:
+            validated = [f"val/{key}" for key in ("acc", "data_time", "time", "worst")]
+            file["scalars"] = sorted({*file["scalars"], *validated})

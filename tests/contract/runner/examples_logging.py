@@ -193,3 +193,18 @@ def log_by_iteration(play):
 @example
 def log_at_debug_level(play):
     train(play, log_level="DEBUG")
+
+
+@example
+def log_processor_of_ones_own(play):
+    from mmengine.registry import LOG_PROCESSORS
+    from mmengine.runner import LogProcessor
+
+    @LOG_PROCESSORS.register_module()
+    class CustomLogProcessor(LogProcessor):
+        def get_log_after_iter(self, runner, batch_idx, mode):
+            tag, line = super().get_log_after_iter(runner, batch_idx, mode)
+            tag["half"] = tag["loss1"] / 2
+            return tag, f"{line}  half: {tag['half']:.1f}"
+
+    train(play, log_processor=dict(type="CustomLogProcessor", num_digits=2))

@@ -77,12 +77,14 @@ def sampler_and_collate_function(play):
 
     runner = runner_of(
         image_model()(),
+        train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=2),
         train_dataloader=dict(
             batch_size=8,
             sampler=dict(type="MySampler"),
-            dataset=images(20, 1),
+            dataset=images(36, 1),
             collate_fn=dict(type="my_collate_func", scale=0.5),
             drop_last=True,
+            num_batch_per_epoch=3,
         ),
         **WITHOUT_VALIDATION,
     )
@@ -202,6 +204,27 @@ def top_k():
     return TopK
 
 
+def confusion():
+    from mmengine.evaluator import BaseMetric
+
+    class Confusion(BaseMetric):
+        """Results that are no numbers."""
+
+        default_prefix = "matrix"
+
+        def process(self, data_batch, data_samples):
+            score, gt = data_samples
+            self.results += zip(gt.tolist(), score.argmax(dim=1).tolist(), strict=True)
+
+        def compute_metrics(self, results):
+            counts = np.zeros((4, 4), dtype=np.int64)
+            for target, predicted in results:
+                counts[target, predicted] += 1
+            return {"counts": counts, "note": f"of {len(results)}", "hits": torch.tensor(1.5)}
+
+    return Confusion
+
+
 @example
 def several_metrics(play):
     from mmengine.evaluator import Evaluator
@@ -214,7 +237,7 @@ def several_metrics(play):
         val_evaluator=[dict(type="SimpleAccuracy"), dict(type="TopK", top_k=(1, 3), prefix="best")],
         test_dataloader=DataLoader(batch_size=3, dataset=images(9, 3)),
         test_cfg=dict(),
-        test_evaluator=dict(type="TopK", top_k=(1, 2)),
+        test_evaluator=dict(metrics=[top_k()(top_k=(1, 2)), confusion()()]),
         log_processor=dict(window_size=2, num_digits=2),
     )
     scores, labels = torch.randn(12, 4, generator=torch.Generator().manual_seed(2)), [0, 1, 2] * 4
@@ -261,6 +284,22 @@ def update_in_single_steps(play):
             type="OptimWrapper",
             optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=0.0001),
             clip_grad=dict(max_norm=1),
+        ),
+        val_cfg=dict(fp16=True),
+    )
+    play(runner, "train")
+
+
+@example
+def mixed_precision(play):
+    """In bfloat16, which needs no accelerator; MMEngine is told that there is one."""
+    runner = runner_of(
+        image_model()(),
+        optim_wrapper=dict(
+            type="AmpOptimWrapper",
+            dtype="bfloat16",
+            optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0001),
+            accumulative_counts=2,
         ),
         val_cfg=dict(fp16=True),
     )
@@ -581,7 +620,7 @@ def averaged_weights(play):
         image_model()(),
         custom_hooks=[dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.1)],
     )
-    play(runner, "train")
+    play(runner, "train", "val")
 
 
 @example
@@ -601,5 +640,30 @@ def best_checkpoint_and_early_stop(play):
             ),
         ),
         custom_hooks=[dict(type="EarlyStoppingHook", monitor="accuracy", patience=2)],
+    )
+    play(runner, "train")
+
+
+@example
+def files_elsewhere(play):
+    """Checkpoints and logs in directories of their own, a checkpoint to publish, and what is kept."""
+    runner = runner_of(
+        image_model()(),
+        train_cfg=dict(by_epoch=True, max_epochs=4),
+        param_scheduler=dict(type="StepLR", step_size=2),
+        default_hooks=dict(
+            logger=dict(type="LoggerHook", interval=2, out_dir="logs"),
+            checkpoint=dict(
+                type="CheckpointHook",
+                interval=2,
+                out_dir="checkpoints",
+                filename_tmpl="at_{}.pth",
+                save_begin=1,
+                save_last=True,
+                save_best="auto",
+                rule="greater",
+                published_keys=["meta", "state_dict"],
+            ),
+        ),
     )
     play(runner, "train")

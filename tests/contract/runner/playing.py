@@ -49,7 +49,7 @@ class Play:
                 "trace": tracer.trace,
                 "losses": tracer.losses,
                 "test": traces.plain(metrics[-1] if metrics else {}),
-                "files": traces.files(runner.work_dir, "mmengine"),
+                "files": traces.files(os.getcwd(), "mmengine"),
                 "weights": traces.plain(dict(runner.model.state_dict())),
                 "max": [runner.max_epochs, runner.max_iters, runner.epoch, runner.iter],
                 "lines": traces.lines(runner.log_dir, hooks_info, os.getcwd()),

@@ -18,6 +18,7 @@ _HEAD = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d - (\w+) - (\w+) - ")
 _ENVIRONMENT = re.compile(r"\n-{60}\nSystem environment:.*?\n-{60}\n", re.DOTALL)
 _CONFIG = re.compile(rf"Config:\n.*?(?=\n{_HEAD.pattern}|\Z)", re.DOTALL)
 _WEIGHTS = "Name of parameter - Initialization information\n"
+_HASH = re.compile(r"-[0-9a-f]{8}(?=\.pth)")
 _TIMES = ("time", "data_time")
 
 
@@ -62,11 +63,22 @@ def tracer(package: str, name: str | None = None) -> Any:
 
 
 def hooks(runner: Any) -> dict[str, list[str]]:
-    """Return stage -> the lines that the list of hooks has for it."""
-    stages = [
-        block.splitlines() for block in runner.get_hooks_info().split("\n -------------------- \n")
-    ]
-    return {lines[0]: [line.rstrip() for line in lines[1:]] for lines in stages if lines}
+    """Return stage -> the lines that the list of hooks has for it.
+
+    Raises:
+        ValueError: The list is laid out in another way than MMEngine's.
+    """
+    found = {}
+    for block in runner.get_hooks_info().split("\n -------------------- "):
+        if not block:
+            continue
+        stage, *lines = block.removeprefix("\n").splitlines()
+        if not stage.endswith(":") or not all(
+            re.fullmatch(r"\([A-Z_0-9 ]+\) \w+ *", x) for x in lines
+        ):
+            raise ValueError(f"this is not how MMEngine lists hooks: {block!r}")
+        found[stage.removesuffix(":")] = [line.rstrip() for line in lines]
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -77,17 +89,21 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, torch.Tensor):
         return value.detach().tolist()
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def files(directory: str, package: str) -> dict[str, Any]:
     """Return name -> what is in it, for each checkpoint of a directory, by name."""
     is_ours = importlib.import_module(f"{package}.runner").Runner.__module__.startswith("mmx.")
     found = {}
-    for path in sorted(Path(directory).glob("*.pth")):
+    for path in sorted(Path(directory).rglob("*.pth")):
         saved = torch.load(path, weights_only=is_ours)
         steps = saved.get("param_schedulers", [])
-        found[path.name] = {
+        name = _HASH.sub("-<hash>", str(path.relative_to(directory)))
+        if set(saved) <= {"meta", "state_dict"}:  # a published one
+            found[name] = {"keys": sorted(saved), "meta": sorted(saved["meta"])}
+            continue
+        found[name] = {
             "keys": sorted(saved),
             "meta": sorted(saved["meta"]),
             "message_hub": sorted(saved["message_hub"]),
@@ -112,6 +128,7 @@ def lines(log_dir: str, hooks_info: str, directory: str) -> list[str]:
 
     Times are ``#``, digit for digit after the point; the directory, dates, the description of the
     machine and the list of hooks (which is compared by itself) are names in angle brackets.
+    Files that are copied to another place are named in the order of their names.
     A message of several lines stays one entry. What is told of initial weights has no head.
     """
     found: list[str] = []
@@ -119,6 +136,7 @@ def lines(log_dir: str, hooks_info: str, directory: str) -> list[str]:
         text = path.read_text().replace(hooks_info, "<hooks>\n")
         text = text.replace(directory, "<directory>")
         text = _ENVIRONMENT.sub("\n<environment>\n", text)
+        text = _HASH.sub("-<hash>", text)
         text = _CONFIG.sub("Config:\n<config>\n", text)
         text = STAMP.sub("<timestamp>", text)
         heads = list(_HEAD.finditer(text))
@@ -131,6 +149,9 @@ def lines(log_dir: str, hooks_info: str, directory: str) -> list[str]:
             found.append(f"<date> - {head[1]} - {head[2]} - {message}")
             if weights:
                 found.append(_WEIGHTS + weights)
+    copied = [i for i, line in enumerate(found) if " has been uploaded to " in line]
+    for i, line in zip(copied, sorted(found[i] for i in copied), strict=True):
+        found[i] = line
     return found
 
 
