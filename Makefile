@@ -9,7 +9,7 @@ INPUTS := requirements/lock.txt $(wildcard registry/pyproject.toml core/pyprojec
 DISTRIBUTIONS := $(dir $(wildcard registry/pyproject.toml core/pyproject.toml plugins/*/pyproject.toml))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick lint format types contracts check torture bench lock clean
+.PHONY: help demo test test-quick lint format types contracts check torture faults bench lock clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ check: lint types contracts  ## All checks but the tests
 
 torture: $(SETUP)  ## Kill and resume runs 200 times; the end must be the same to the last bit
 	@$(BIN)/python -m pytest -q tests/core/faults --torture 200
+
+faults: $(SETUP)  ## Run the short form of the tests with failing disks and killed processes
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m faults tests/core/faults
 
 bench: $(SETUP)  ## Print how we compare with our peers, as ratios
 	@for file in $(filter-out benchmarks/peers.py benchmarks/pairs.py,$(wildcard benchmarks/*.py)); do \

@@ -33,6 +33,8 @@ from children import in_child, wait
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 ITERS = 4
 # Operations that make a file or a name appear or vanish for good.
 OPERATIONS = ("open", "write", "fsync", "replace", "unlink", "remove")

@@ -20,6 +20,8 @@ from children import in_child, kills, wait
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "epoch": dict(by_epoch=True),
     "epoch, workers, bf16": dict(by_epoch=True, workers=2, dtype="bfloat16"),

@@ -23,6 +23,8 @@ from children import kills, start_ranks, wait
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "epoch": dict(by_epoch=True, ranks=2),
     "iter, workers, fp16 with a scaler, asynchronous": dict(

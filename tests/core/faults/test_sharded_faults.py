@@ -39,6 +39,8 @@ from test_disk import Disk, dies, no_space
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 # What a failing disk is injected into: the folder's files, its name, its predecessor's removal.
 OTHERS = ("mkdir", "rename", "rmdir")
 

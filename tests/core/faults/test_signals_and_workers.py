@@ -25,6 +25,8 @@ from children import in_child, wait
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 OPTIONS: dict[str, Any] = dict(by_epoch=True)
 
 

@@ -24,6 +24,8 @@ from children import start_ranks, wait
 
 sys.path.pop(0)
 
+pytestmark = pytest.mark.faults
+
 OPTIONS: dict[str, Any] = dict(by_epoch=True, ranks=2)
 ITERS = 48
 
