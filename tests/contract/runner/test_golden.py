@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmx._engine_name import set_engine_name
 from mmx_registry.registry import all_registries
 from mmx_registry.scope import show_scope_as
 
@@ -151,7 +150,7 @@ def ours(tmp_path_factory):
                     if whole in DRAW_FROM_THE_STREAM:
                         patch.setattr("mmx.runner.resume.restore_random_state", lambda state: None)
                     if whole in PLAYING.EXAMPLES:
-                        _go_by_the_old_name()
+                        _go_by_the_old_name(patch)
                         done.update(PLAYING.run(whole, directory))
                     else:
                         done[name] = SCENARIOS.run(name, "mmx", directory)
@@ -162,10 +161,10 @@ def ours(tmp_path_factory):
     return result
 
 
-def _go_by_the_old_name():
+def _go_by_the_old_name(patch):
     """Do what importing modules by the old name does to a process, the first time."""
     importlib.import_module("mmengine")
-    set_engine_name("mmengine")
+    patch.setattr("mmx._engine_name._name", "mmengine")
     show_scope_as("mmx", "mmengine")
     for registry in all_registries():
         registry._makers.clear()  # what is found anew is told at level DEBUG
