@@ -12,10 +12,11 @@ from torch import nn
 
 from mmx.checkpoint import unwrap
 from mmx.hooks import Hook
-from mmx.model import BaseModel
+from mmx.model import BaseModel, MMFullyShardedDataParallel
 from mmx.optim import OptimWrapper, OptimWrapperDict
 from mmx.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmx.strategy import FSDPStrategy, TensorParallelStrategy
+from mmx.strategy import DDPStrategy, FSDPStrategy, TensorParallelStrategy
+from mmx.strategy.clipping import clip_by_whole_norm
 from mmx.testing.distributed import run_distributed
 
 GLOBAL_BATCH = 8
@@ -260,6 +261,14 @@ CASES = {
     "sharded by config": dict(
         by_config("MMFullyShardedDataParallel", use_orig_params=True), optim_wrapper=UNCLIPPED
     ),
+    "sharded by config, flat": dict(
+        by_config("MMFullyShardedDataParallel"), optim_wrapper=UNCLIPPED
+    ),
+    "sharded by config, clipped": by_config("MMFullyShardedDataParallel", use_orig_params=True),
+    "sharded by config, accumulated": dict(
+        by_config("MMFullyShardedDataParallel", use_orig_params=True),
+        optim_wrapper=dict(UNCLIPPED, accumulative_counts=2),
+    ),
     "fsdp": fsdp(),
     "fsdp, unclipped": dict(fsdp(), optim_wrapper=UNCLIPPED),
     "fsdp, by class": fsdp(shard=["Block"]),
@@ -318,6 +327,8 @@ def copies_of(name, ranks):
 
 
 def train_all(directory):
+    from torch._dynamo.utils import counters
+
     world = int(os.environ["WORLD_SIZE"])
     out = {}
     for name in CASES:
@@ -330,6 +341,7 @@ def train_all(directory):
         with torch.device("meta" if "meta" in name else "cpu"):
             model = kind()
         begin = Begin()
+        counters.clear()
         runner = make_runner(
             folder,
             "pytorch",
@@ -345,6 +357,7 @@ def train_all(directory):
         out[name] = {
             **told_by(runner, losses),
             "begin": begin.weights,
+            "graphs": counters["stats"]["unique_graphs"],
             "sharded": sorted(
                 n
                 for n, m in runner.model.named_modules()
@@ -423,7 +436,52 @@ def resume_all(directory):
     ).wrap_model(nn.Linear(4, 2))
     offloaded(torch.ones(2, 4)).sum().backward()
     out["offloaded"] = str(offloaded.weight.grad.device)
-    return out
+    return out | {
+        "clipped": clip_first_sharding(),
+        "synchronised": synchronise_statistics(directory),
+    }
+
+
+def clip_first_sharding():
+    """Errors of clipping where torch's first kind of sharding holds the weights."""
+    model = MMFullyShardedDataParallel(nn.Linear(4, 2), use_orig_params=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clip_grad = dict(max_norm=1.0, error_if_nonfinite=True)
+    wrappers = [OptimWrapper(optimizer, clip_grad=clip_grad) for _ in range(2)]
+    texts = []
+    try:
+        clip_by_whole_norm(model, wrappers)
+    except ValueError as error:
+        texts.append(str(error))
+    clip_by_whole_norm(model, wrappers[:1])
+    # On one rank alone.
+    rank = torch.distributed.get_rank()
+    model(torch.full((1, 4), float("inf") if rank == 1 else 1.0)).sum().backward()
+    try:
+        wrappers[0].step()
+    except RuntimeError as error:
+        texts.append(str(error))
+    return texts
+
+
+def synchronise_statistics(directory):
+    """Convert a model with batch statistics, and try to train it."""
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, momentum=0.3))
+    torch.manual_seed(torch.distributed.get_rank())
+    model(torch.randn(8, 4))
+    strategy = DDPStrategy(work_dir=directory, env_kwargs=dict(shared=True), sync_bn="torch")
+    converted = strategy.convert_model(model)
+    x = torch.randn(3, 4)
+    equal = [
+        torch.equal(value, converted.state_dict()[name])
+        for name, value in model.state_dict().items()
+    ]
+    same = torch.equal(model.eval()(x), converted.eval()(x))
+    try:
+        converted.train()(x)
+    except ValueError as error:
+        return type(converted[1]).__name__, converted[1].momentum, equal, same, str(error)
+    return None
 
 
 class Alone:
@@ -498,9 +556,12 @@ TOLERANCES = {
 
 def is_exact(name, ranks):
     """Tell whether ranks take all sums in the order in which one process takes them."""
-    if ranks == 4 or "split" in name or "factors" in name or name == "parts by config":
+    others = ("parts by config", "sharded by config, accumulated")
+    if ranks == 4 or "split" in name or "factors" in name or name in others:
         return False
-    in_parts = name.startswith("fsdp") and "clip_grad" in CASES[name].get("optim_wrapper", CLIPPED)
+    in_parts = name.startswith(("fsdp", "sharded")) and "clip_grad" in CASES[name].get(
+        "optim_wrapper", CLIPPED
+    )
     return not in_parts
 
 
@@ -545,6 +606,11 @@ def test_what_strategies_are_compared_with_tells_them_apart(runs):
         assert furthest(plain, alone(name, 2)) > 20 * TOLERANCE["atol"], name
     for name in ("ddp, accumulated", "ddp, unclipped"):
         assert furthest(plain, alone(name, 2)) > 1e-2, name
+    # Where something was to be compiled, it was, and nothing elsewhere.
+    for results in [*found[2], *found[4]]:
+        assert {name for name in CASES if "compiled" in name} == {
+            name for name, result in results.items() if result["graphs"]
+        }
     # In some iterations one rank alone had use for all weights.
     taken = zip(*(rank["ddp, unused weights"]["taken"] for rank in found[2]), strict=True)
     assert {(True, False), (False, True), (False, False)} <= set(taken)
@@ -608,6 +674,23 @@ def test_precision_memory_and_place_are_as_asked_for(runs):
     assert torch.equal(torch.ones(6), first["meta"][0]["1.weight"])
     assert "has no reset_parameters()" in first["bare"]
     assert first["offloaded"] == "cpu"
+
+
+@pytest.mark.slow
+def test_the_first_kind_of_sharding_clips_by_the_norm_of_all_weights_or_not_at_all(runs):
+    for rank in runs[2]:
+        several, infinite = rank["clipped"]
+        assert "clip_grad of 2 optimizers does not work with MMFullyShardedDataParallel" in several
+        assert "the gradients is not finite" in infinite
+
+
+@pytest.mark.slow
+def test_batch_statistics_are_converted_with_their_state_and_torch_wants_a_gpu_for_them(runs):
+    for rank in runs[2]:
+        kind, momentum, equal, same, refused = rank["synchronised"]
+        assert ("SyncBatchNorm", 0.3, [True] * 7, True) == (kind, momentum, equal, same)
+        # If torch begins to do it on the CPU, training with it can be compared in value here.
+        assert "expected input tensor to be on GPU" in refused
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmx.device import get_device
 from mmx.dist import is_distributed
 from mmx.logging import print_log
 from mmx.model import revert_sync_batchnorm
+from mmx.optim import OptimWrapperDict
 from mmx.registry import MODEL_WRAPPERS, STRATEGIES
 from mmx.strategy.base import BaseStrategy
 
@@ -78,6 +80,15 @@ class SingleDeviceStrategy(BaseStrategy):
         ):
             return model
         return wrap(model, model_wrapper_cfg)
+
+    def join(self, model: nn.Module, optim_wrapper: Any) -> nn.Module:
+        """Return the model; an optimizer of sharded weights clips by the norm of all of them."""
+        if "torch.distributed.fsdp" in sys.modules:
+            from mmx.strategy.clipping import clip_by_whole_norm
+
+            several = isinstance(optim_wrapper, OptimWrapperDict)
+            clip_by_whole_norm(model, [*optim_wrapper.values()] if several else [optim_wrapper])
+        return super().join(model, optim_wrapper)
 
 
 def wrap(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
