@@ -100,6 +100,9 @@ def test_training_begins_with_what_the_options_say(folder: Path) -> None:
         (["test", "mine.py", "mine.py", "--out", "a.txt"], "name it *.pkl, not 'a.txt'"),
         (["val", "mine.py", "lost.pth"], "there is no checkpoint 'lost.pth'"),
         (["train", "mine.py", "--strict", "load_form=1"], "did you mean 'load_from'"),
+        (["train", "mine.py", "model.layer=3"], "did you mean 'layers'"),
+        (["val", "mine.py", "model.layer=3"], "did you mean 'layers'"),
+        (["test", "mine.py", "mine.py", "model.layer=3"], "did you mean 'layers'"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
@@ -109,6 +112,17 @@ def test_what_cannot_be_done_is_told_in_a_line(
     assert "Error: " in told
     assert message in told
     assert "Traceback" not in told
+
+
+def test_the_check_can_be_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr("mmx.cli.run_cmd.check", lambda cfg, strict: checked.append(strict))
+    mmx("train", "mine.py", "--no-check", "--work-dir", "run")
+    for command in (["val", "mine.py"], ["test", "mine.py", "run/epoch_1.pth"]):
+        mmx(*command, "--no-check")
+        assert not checked
+        mmx(*command)
+        assert checked.pop() is False
 
 
 def test_predictions_are_saved_beside_the_metrics(folder: Path) -> None:

@@ -121,18 +121,22 @@ def train(
 @click.argument("config")
 @click.argument("checkpoint", required=False)
 @click.option("--work-dir", metavar="DIR", help="Where logs and results go.")
+@click.option("--no-check", is_flag=True, help="Do not check the config before it runs.")
 @click.option("--limit-val-batches", type=BATCHES, metavar="N", help="Validate on N batches.")
 @cfg_options
 def val(
     config: str,
     checkpoint: str | None,
     work_dir: str | None,
+    no_check: bool,
     limit_val_batches: int | None,
     cfg_options: tuple[str, ...],
 ) -> int:
     """Validate the model of CONFIG, with the weights of CHECKPOINT, on the validation set."""
     limits = {"val": limit_val_batches}
-    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options, limits)
+    runner = _evaluation_runner(
+        config, checkpoint, work_dir, cfg_options, limits=limits, no_check=no_check
+    )
     _print_metrics(runner.val())
     return 0
 
@@ -143,6 +147,7 @@ def val(
 @click.option("--work-dir", metavar="DIR", help="Where logs and results go.")
 @click.option("--out", metavar="FILE", help="Save the predictions to this .pkl file.")
 @click.option("--tta", is_flag=True, help="Average over augmented copies of each input.")
+@click.option("--no-check", is_flag=True, help="Do not check the config before it runs.")
 @click.option("--limit-test-batches", type=BATCHES, metavar="N", help="Test on N batches.")
 @cfg_options
 def test(
@@ -151,12 +156,22 @@ def test(
     work_dir: str | None,
     out: str | None,
     tta: bool,
+    no_check: bool,
     limit_test_batches: int | None,
     cfg_options: tuple[str, ...],
 ) -> int:
     """Test the model of CONFIG with the weights of CHECKPOINT on the test set."""
     limits = {"test": limit_test_batches}
-    runner = _evaluation_runner(config, checkpoint, work_dir, cfg_options, limits, out=out, tta=tta)
+    runner = _evaluation_runner(
+        config,
+        checkpoint,
+        work_dir,
+        cfg_options,
+        limits=limits,
+        no_check=no_check,
+        out=out,
+        tta=tta,
+    )
     _print_metrics(runner.test())
     return 0
 
@@ -166,7 +181,9 @@ def _evaluation_runner(
     checkpoint: str | None,
     work_dir: str | None,
     overrides: tuple[str, ...],
+    *,
     limits: dict[str, int | None],
+    no_check: bool,
     out: str | None = None,
     tta: bool = False,
 ) -> Runner:
@@ -197,6 +214,8 @@ def _evaluation_runner(
         while "dataset" in dataset:
             dataset = dataset["dataset"]
         dataset["pipeline"] = cfg.tta_pipeline
+    if not no_check:
+        check(cfg, strict=False)
     if any(limits.values()):
         from mmx.runner import limit_batches
 
