@@ -190,7 +190,7 @@ def make_runner(directory, launcher, strategy, *, epochs=2, model=None, copies=1
         batch_size=GLOBAL_BATCH // copies,
         collate_fn=dict(type="default_collate"),
     )
-    saves = more.pop("saves", True)
+    saves, validates = more.pop("saves", True), more.pop("validates", True)
     return Runner(
         model if model is not None else Net(),
         str(directory),
@@ -198,7 +198,9 @@ def make_runner(directory, launcher, strategy, *, epochs=2, model=None, copies=1
         val_dataloader={**loader, "sampler": dict(type="DefaultSampler", shuffle=False)},
         val_cfg=dict(),
         val_evaluator=Answers(),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=epochs),
+        train_cfg=dict(
+            by_epoch=True, max_epochs=epochs, val_begin=epochs if validates else epochs + 1
+        ),
         optim_wrapper=copy.deepcopy(more.pop("optim_wrapper", CLIPPED)),
         default_hooks=dict(logger=dict(type="LoggerHook", interval=100))
         | ({} if saves else dict(checkpoint=None)),
@@ -299,6 +301,23 @@ CASES = {
     ),
 }
 RESUMED = ("split", "copied", "split and copied")
+# How weights and gradients are held and put together for the same messages or calls of torch is not
+# another matter on four ranks. Compiled runs on two have tests of their own.
+ON_TWO = {name for name in CASES if "compiled" not in name}
+ON_FOUR = set(CASES) - {
+    "ddp, unclipped",
+    "ddp, views of buckets",
+    "ddp, small buckets",
+    "ddp, bfloat16 sent",
+    "ddp by config",
+    "sharded by config, flat",
+    "sharded by config, accumulated",
+    "fsdp, unclipped",
+    "fsdp, kept",
+    "fsdp, autocast",
+}
+CASES_OF = {2: [n for n in CASES if n in ON_TWO], 4: [n for n in CASES if n in ON_FOUR]}
+VALIDATED = ("ddp", "fsdp", "sharded by config", *RESUMED)
 
 
 def whole(runner):
@@ -331,7 +350,7 @@ def train_all(directory):
 
     world = int(os.environ["WORLD_SIZE"])
     out = {}
-    for name in CASES:
+    for name in CASES_OF[world]:
         losses = []
         case = copy.deepcopy({k: v for k, v in CASES[name].items() if k != "alone"})
         folder = Path(directory, f"{name}-{world}")
@@ -350,6 +369,7 @@ def train_all(directory):
             copies=copies_of(name, world),
             losses=losses,
             saves=name in RESUMED,
+            validates=name in VALIDATED,
             hooks=[begin] if "drawn" in name else [],
             **case,
         )
@@ -524,7 +544,7 @@ def told_by(runner, losses):
     return {
         "losses": losses,
         "weights": whole(runner),
-        "metric": {k: scalars[k].current() for k in ("val/m/count", "val/m/where")},
+        "metric": {k: s.current() for k, s in scalars.items() if k.startswith("val/m/")},
         "norms": [float(norm) for norm in scalars["train/grad_norm"].data[0]]
         if "train/grad_norm" in scalars
         else None,
@@ -566,8 +586,9 @@ def is_exact(name, ranks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("ranks", "name"), [(ranks, name) for ranks, names in CASES_OF.items() for name in names]
+)
 def test_every_strategy_trains_as_one_process_does(runs, ranks, name):
     alone, found, _ = runs
     results = [rank[name] for rank in found[ranks]]
@@ -587,8 +608,9 @@ def test_every_strategy_trains_as_one_process_does(runs, ranks, name):
             assert expected["norms"] == pytest.approx(result["norms"], rel=tolerance["rtol"], abs=0)
             # What is compared was clipped.
             assert min(expected["norms"]) > CLIPPED["clip_grad"]["max_norm"]
-    # Validated once per sample, in the order of the data set.
-    assert expected["metric"] == results[0]["metric"]
+    if name in VALIDATED:
+        # Once per sample, in the order of the data set.
+        assert expected["metric"] == results[0]["metric"]
 
 
 @pytest.mark.slow
@@ -608,7 +630,7 @@ def test_what_strategies_are_compared_with_tells_them_apart(runs):
         assert furthest(plain, alone(name, 2)) > 1e-2, name
     # Where something was to be compiled, it was, and nothing elsewhere.
     for results in [*found[2], *found[4]]:
-        assert {name for name in CASES if "compiled" in name} == {
+        assert {name for name in results if "compiled" in name} == {
             name for name, result in results.items() if result["graphs"]
         }
     # In some iterations one rank alone had use for all weights.
@@ -620,7 +642,7 @@ def test_what_strategies_are_compared_with_tells_them_apart(runs):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_where_and_when_weights_are_kept_changes_no_bit(runs, ranks):
     results = runs[1][ranks][0]
-    for name in (
+    same = {
         "fsdp, by class",
         "fsdp, by size",
         "fsdp, kept",
@@ -628,9 +650,11 @@ def test_where_and_when_weights_are_kept_changes_no_bit(runs, ranks):
         "fsdp, on the host",
         "fsdp, compiled",
         "fsdp, from meta, loaded",
-    ):
-        if (name, ranks) == ("fsdp, by size", 4):
-            continue  # four gradients are added in an order that goes by the size of messages
+    }
+    if ranks == 4:
+        # Four gradients are added in an order that goes by the size of messages.
+        same.remove("fsdp, by size")
+    for name in same & results.keys():
         for key, value in results["fsdp"]["weights"].items():
             assert torch.equal(value, results[name]["weights"][key]), (name, key)
         assert results["fsdp"]["losses"] == results[name]["losses"]
