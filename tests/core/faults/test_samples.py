@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmx.checkpoint import find_latest_checkpoint
 from mmx.hooks import Hook
 from mmx.model import BaseModel
 from mmx.runner import Runner
@@ -112,7 +113,7 @@ class Stateful:
     """A loader of one's own that knows where it is, as those of torchdata do."""
 
     def __init__(self) -> None:
-        self.at = self.loaded = 0
+        self.at = self.loaded = self.given = 0
 
     def __len__(self) -> int:
         return SIZE // BATCH
@@ -120,6 +121,7 @@ class Stateful:
     def __iter__(self) -> Any:
         while self.at < len(self):
             self.at += 1
+            self.given += 1
             start = (self.at - 1) * BATCH
             yield {"x": torch.arange(start, start + BATCH)}
         self.at = 0
@@ -131,11 +133,19 @@ class Stateful:
         self.at, self.loaded = state["at"], self.loaded + 1
 
 
-def test_a_loader_with_a_state_is_put_back_through_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_loader_with_a_state_is_put_back_through_it(forgets: bool, tmp_path: Path) -> None:
+    """With its negative control: without the state it has to give again what is skipped."""
     expected, _ = train(tmp_path / "whole", 0, data=Stateful())
     first, _ = train(tmp_path / "w", 0, stop=STOP, data=Stateful())
+    if forgets:
+        file = find_latest_checkpoint(tmp_path / "w")
+        saved = torch.load(file, weights_only=True)
+        del saved["engine"]["dataloader"]
+        torch.save(saved, file)
     loader = Stateful()
     rest, _ = train(tmp_path / "w", 0, data=loader)
-    assert loader.loaded == 1
     assert expected == first[: len(expected) - len(rest)] + rest
     assert len(rest) < len(expected)
+    assert loader.loaded == (0 if forgets else 1)
+    assert (loader.given * BATCH == len(rest)) is not forgets
