@@ -90,6 +90,15 @@ def warnings_of_own_names(name: str, run: Run, golden: dict[str, Run]) -> None:
     run["lines"] = [line for line in run["lines"] if not own.search(line)]
 
 
+@difference(
+    "Nothing is said of what is not there: schedules to save, with each checkpoint of a run without "
+    "any, and layers that synchronise batch statistics."
+)
+def lines_about_nothing(name: str, run: Run, golden: dict[str, Run]) -> None:
+    nothing = re.compile(r"`save_param_scheduler` is True but|all SyncBatchNorm \(SyncBN\) layers")
+    run["lines"] = [line for line in run["lines"] if not nothing.search(line)]
+
+
 @difference("Whole numbers of a test's results are null in MMEngine's file.")
 def numbers_of_a_test(name: str, run: Run, golden: dict[str, Run]) -> None:
     for file, records in run["records"].items():

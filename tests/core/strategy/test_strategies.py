@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mmx.checkpoint import unwrap
+from mmx.logging import MMLogger
 from mmx.model import BaseModel
 from mmx.optim import OptimWrapper
 from mmx.registry import MODELS
@@ -77,6 +78,17 @@ def test_prepare_builds_places_and_returns_what_was_asked_for(tmp_path):
     assert isinstance(model, StrategyNet)
     assert type(model.norm) is not nn.SyncBatchNorm
     assert strategy.prepare(dict(type="StrategyNet")) is model
+
+
+def test_reverting_synchronised_layers_is_told_where_there_are_any(tmp_path):
+    log = tmp_path / "run.log"
+    logger = MMLogger.get_instance("reverting", log_file=str(log))
+    SingleDeviceStrategy(work_dir=str(tmp_path)).convert_model(nn.BatchNorm1d(2))
+    logger.info("end of the first")
+    SingleDeviceStrategy(work_dir=str(tmp_path)).convert_model(nn.SyncBatchNorm(2))
+    first, second = log.read_text().split("end of the first")
+    assert "SyncBatchNorm" not in first
+    assert "all SyncBatchNorm (SyncBN) layers in the model will be automatically" in second
 
     strategy = SingleDeviceStrategy(work_dir=str(tmp_path))
     model, optim_wrapper, schedulers = strategy.prepare(

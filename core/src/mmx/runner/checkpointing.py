@@ -124,11 +124,6 @@ def collect(
                 "save_param_scheduler=False before that"
             )
         checkpoint["param_schedulers"] = strategy.scheduler_state_dict()
-    elif save_param_scheduler:
-        runner.logger.warning(
-            "`save_param_scheduler` is True but `self.param_schedulers` is None, so skip saving "
-            "parameter schedulers"
-        )
     checkpoint["engine"] = _engine_state(runner)
     return checkpoint
 

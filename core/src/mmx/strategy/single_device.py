@@ -59,11 +59,12 @@ class SingleDeviceStrategy(BaseStrategy):
 
     def convert_model(self, model: nn.Module) -> nn.Module:
         """Return the model with synchronised batch normalisation made ordinary."""
-        print_log(
-            "Distributed training is not used, all SyncBatchNorm (SyncBN) layers in the model will "
-            "be automatically reverted to BatchNormXd layers if they are used.",
-            logger="current",
-        )
+        if any(type(part).__name__ == "SyncBatchNorm" for part in model.modules()):
+            print_log(
+                "Distributed training is not used, all SyncBatchNorm (SyncBN) layers in the model "
+                "will be automatically reverted to BatchNormXd layers if they are used.",
+                logger="current",
+            )
         return revert_sync_batchnorm(model)
 
     def wrap_model(
