@@ -79,6 +79,16 @@ def test_prepare_builds_places_and_returns_what_was_asked_for(tmp_path):
     assert type(model.norm) is not nn.SyncBatchNorm
     assert strategy.prepare(dict(type="StrategyNet")) is model
 
+    strategy = SingleDeviceStrategy(work_dir=str(tmp_path))
+    model, optim_wrapper, schedulers = strategy.prepare(
+        StrategyNet(),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        param_scheduler=dict(type="MultiStepLR", milestones=[1]),
+        dispatch_kwargs=dict(max_epochs=3, max_iters=30, epoch_length=10),
+    )
+    assert isinstance(optim_wrapper, OptimWrapper)
+    assert schedulers[0].end == 3
+
 
 def test_reverting_synchronised_layers_is_told_where_there_are_any(tmp_path):
     log = tmp_path / "run.log"
@@ -89,16 +99,6 @@ def test_reverting_synchronised_layers_is_told_where_there_are_any(tmp_path):
     first, second = log.read_text().split("end of the first")
     assert "SyncBatchNorm" not in first
     assert "all SyncBatchNorm (SyncBN) layers in the model will be automatically" in second
-
-    strategy = SingleDeviceStrategy(work_dir=str(tmp_path))
-    model, optim_wrapper, schedulers = strategy.prepare(
-        StrategyNet(),
-        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
-        param_scheduler=dict(type="MultiStepLR", milestones=[1]),
-        dispatch_kwargs=dict(max_epochs=3, max_iters=30, epoch_length=10),
-    )
-    assert isinstance(optim_wrapper, OptimWrapper)
-    assert schedulers[0].end == 3
 
 
 def test_a_strategy_knows_its_environment(tmp_path):
