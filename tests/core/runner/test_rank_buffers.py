@@ -97,3 +97,19 @@ def test_what_does_not_fit_stays_as_it_is():
     load_buffers(runner_of(model), [{"norm.running_mean": torch.ones(5), "other": torch.ones(1)}])
     load_buffers(runner_of(model), None)
     assert model.norm.running_mean.tolist() == [0, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_buffers_of_an_accelerator_are_saved_from_the_cpu_and_put_back(ranks):
+    first, second = Net().cuda(), Net().cuda()
+    second.norm.running_mean += 1
+    second.norm.num_batches_tracked += 2
+    saved = ranks(runner_of(first), runner_of(second))
+    assert set(saved[1][0]) == {"norm.running_mean", "norm.num_batches_tracked"}
+    for value in saved[1][0].values():
+        assert value.device.type == "cpu"
+        assert value.untyped_storage().nbytes() == value.nbytes
+    load_buffers(runner_of(first), saved[1])
+    assert torch.equal(second.norm.running_mean, first.norm.running_mean)
+    assert int(first.norm.num_batches_tracked) == 2

@@ -57,9 +57,10 @@ def _holders(runner: Runner) -> list[nn.Module]:
     """Return the module with the weights in training, then those with averages of them."""
     modules = [unwrap(runner.model)]
     for hook in runner.hooks:
-        average: Any = getattr(hook, "ema_model", None)
-        if average is not None:
-            modules.append(average.module)
+        # A hook of one's own may have something else under this name.
+        average = getattr(getattr(hook, "ema_model", None), "module", None)
+        if isinstance(average, nn.Module):
+            modules.append(average)
             if getattr(hook, "_swapped", False):  # during a validation
                 modules[0], modules[-1] = modules[-1], modules[0]
     return modules
