@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 import re
 import sys
@@ -33,6 +31,7 @@ from mmx.logging import MMLogger
 from mmx.optim import OptimWrapperDict
 from mmx.strategy import building
 from mmx.strategy.accumulation import ENTRY, SUMS, Accumulation
+from mmx.strategy.compiling import compile_in_place
 from mmx.strategy.environment import (
     describe_environment,
     set_random_seed,
@@ -264,20 +263,8 @@ class BaseStrategy(metaclass=ABCMeta):
                 ``torch.compile`` and, under ``target``, the name of the method to compile
                 (otherwise the forward pass).
         """
-        if isinstance(compile, bool) or compile is None:
-            if not compile:
-                return model
-            compile = {}
-        options = dict(copy.deepcopy(compile))
-        disabled = options.pop("disable", False)
-        target = options.pop("target", None)
-        if disabled:
+        if not compile_in_place(model, compile):
             return model
-        module = checkpoint_io.unwrap(model)
-        if target is None or target == "forward":
-            _compile_calls(module, options)
-        else:
-            setattr(module, target, torch.compile(getattr(module, target), **options))
         self.logger.info(
             'Model has been "compiled". The first few iterations will be slow, please be patient.'
         )
@@ -658,43 +645,6 @@ class BaseStrategy(metaclass=ABCMeta):
     def world_size(self) -> int:
         """Number of processes."""
         return get_world_size()
-
-
-def _compile_calls(module: nn.Module, options: dict[str, Any]) -> None:
-    """Compile what a call of the module does; its names and state dict stay as they are."""
-    for name, part in module.named_modules():
-        if not hasattr(part, "_get_fsdp_state"):
-            if not name:
-                _compile_call(part, options)
-        elif _is_of_torch(part):
-            # Gathering its weights is not compiled, and would be in the same function.
-            part.forward = functools.partial(torch.compile(_apply, **options), part.forward)
-        elif not name:
-            part.compile(**options)
-
-
-def _compile_call(module: nn.Module, options: dict[str, Any]) -> None:
-    if not _is_of_torch(module):
-        module.compile(**options)
-        return
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return module._call_impl(*args, **kwargs)
-
-    module._compiled_call_impl = torch.compile(call, **options)
-
-
-def _is_of_torch(module: nn.Module) -> bool:
-    """Tell whether torch's own files hold what the module computes.
-
-    torch compiles no function of them unless another one calls it: of a bare `nn.Sequential` it
-    would compile nothing, and say nothing.
-    """
-    return (getattr(type(module).forward, "__module__", None) or "").startswith("torch.")
-
-
-def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return function(*args, **kwargs)
 
 
 def without_sums(state: Mapping[str, Any]) -> dict[str, Any]:
