@@ -244,44 +244,54 @@ def test_deepspeed_absent_says_what_to_install(tmp_path, monkeypatch):
         strategy.prepare(StrategyNet(), optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)))
 
 
-def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
-    calls = []
+class Engine(nn.Module):
+    """A stand-in for DeepSpeed's, that divides nothing."""
 
-    class Engine(nn.Module):
-        def __init__(self, module, optimizer):
-            super().__init__()
-            self.module, self.optimizer = module, optimizer
-            self.micro_steps = 0
+    def __init__(self, module, optimizer, config, calls):
+        super().__init__()
+        self.module, self.optimizer = module, optimizer
+        self.config, self.calls = config, calls
+        self.micro_steps = self.global_steps = self.global_samples = self.skipped_steps = 0
 
-            self.global_steps = self.global_samples = self.skipped_steps = 0
+    def gradient_accumulation_steps(self):
+        return self.config["gradient_accumulation_steps"]
 
-        def gradient_accumulation_steps(self):
-            return 2
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
 
-        def forward(self, *args, **kwargs):
-            return self.module(*args, **kwargs)
+    def backward(self, loss):
+        self.calls.append("backward")
+        loss.backward()
 
-        def backward(self, loss):
-            calls.append("backward")
-            loss.backward()
-
-        def step(self):
-            calls.append("step")
-            self.micro_steps += 1
+    def step(self):
+        self.calls.append("step")
+        self.micro_steps += 1
+        if self.micro_steps % self.gradient_accumulation_steps() == 0:
             self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+@pytest.fixture
+def engine_calls(monkeypatch):
+    calls = []
 
     def initialize(model, optimizer, config):
         calls.append(config)
-        return Engine(model, optimizer), optimizer, None, None
+        return Engine(model, optimizer, config, calls), optimizer, None, None
 
     fake, parts = types.ModuleType("deepspeed"), types.ModuleType("deepspeed.utils")
     fake.initialize, fake.zero = initialize, None
     parts.safe_get_full_fp32_param = lambda parameter: None  # nothing is divided
     monkeypatch.setitem(sys.modules, "deepspeed", fake)
     monkeypatch.setitem(sys.modules, "deepspeed.utils", parts)
+    return calls
+
+
+def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch, engine_calls):
+    calls = engine_calls
     strategy = DeepSpeedStrategy(
         work_dir=str(tmp_path),
-        config=dict(gradient_clipping=2.0),
+        config=dict(gradient_clipping=2.0, gradient_accumulation_steps=2),
         zero_optimization=dict(stage=2),
         train_micro_batch_size_per_gpu=2,
     )
@@ -307,7 +317,8 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
     weights = strategy.model_state_dict()
     assert {*names} < weights.keys()
     kept = {name: value.clone() for name, value in weights.items()}
-    model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
+    for _ in range(2):
+        model.train_step({"x": torch.randn(4, 2)}, optim_wrapper)
     assert not torch.equal(kept["linear.weight"], model.module.linear.weight)
     strategy.load_model_state_dict(kept)
     strategy.load_optim_state_dict(state)
@@ -315,6 +326,22 @@ def test_deepspeed_takes_over_backward_pass_and_step(tmp_path, monkeypatch):
     assert 2 == model.engine.micro_steps
     assert unwrap(model) is model.module
     assert model.eval().training is model.module.training is False
+
+
+def test_a_run_by_deepspeed_saves_resumes_and_knows_its_batches(tmp_path, engine_calls):
+    strategy = dict(type="DeepSpeedStrategy")
+    trained = single_process(tmp_path / "engine", strategy=strategy)
+    assert 4 == engine_calls[0]["train_micro_batch_size_per_gpu"]
+    expected = single_process(tmp_path / "plain")
+    assert expected == trained
+    longer = single_process(tmp_path / "plain", epochs=3, resume=True)
+    # From its own checkpoint, and from that of plain training and back.
+    assert longer == single_process(tmp_path / "engine", epochs=3, resume=True, strategy=strategy)
+    source = str(tmp_path / "plain" / "epoch_2.pth")
+    more = dict(epochs=3, resume=True)
+    assert longer == single_process(tmp_path / "there", load_from=source, strategy=strategy, **more)
+    source = str(tmp_path / "engine" / "epoch_2.pth")
+    assert longer == single_process(tmp_path / "back", load_from=source, **more)
 
 
 def test_deepspeed_saves_whole_checkpoints_only(tmp_path):
