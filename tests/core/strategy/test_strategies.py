@@ -344,6 +344,22 @@ def test_a_run_by_deepspeed_saves_resumes_and_knows_its_batches(tmp_path, engine
     assert longer == single_process(tmp_path / "back", load_from=source, **more)
 
 
+def test_deepspeed_leaves_statistics_synchronised_where_there_are_ranks(tmp_path, monkeypatch):
+    strategy = DeepSpeedStrategy(work_dir=str(tmp_path))
+    assert type(strategy.convert_model(StrategyNet()).norm) is not nn.SyncBatchNorm
+    monkeypatch.setattr("mmx.strategy.deepspeed.is_distributed", lambda: True)
+    assert type(strategy.convert_model(StrategyNet()).norm) is nn.SyncBatchNorm
+
+
+def test_deepspeed_places_models_that_it_has_not_divided(tmp_path, monkeypatch):
+    strategy = DeepSpeedStrategy(work_dir=str(tmp_path))
+    monkeypatch.setattr("mmx.strategy.deepspeed.get_device", lambda: "meta")
+    assert strategy.wrap_model(nn.Linear(2, 2)).weight.is_meta
+    divided = nn.Linear(2, 2)
+    divided.weight.ds_id = 0
+    assert not strategy.wrap_model(divided).weight.is_meta
+
+
 def test_deepspeed_saves_whole_checkpoints_only(tmp_path):
     with pytest.raises(ValueError, match="checkpoints of DeepSpeedStrategy are whole"):
         DeepSpeedStrategy(work_dir=str(tmp_path), state_dict_cfg="sharded")

@@ -842,7 +842,8 @@ class Runner(HookCaller):
         with self._running(stops=True):
             self._train_loop = self.build_train_loop(self._need("train"))
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            size = getattr(self._train_loop.dataloader, "batch_size", None)
+            loader = getattr(self._train_loop, "dataloader", None)
+            size = getattr(loader, "batch_size", None)
             if size is not None:
                 self.strategy.dispatch_kwargs["train_micro_batch_size_per_gpu"] = size
             self.model = self.strategy.join(self.model, self.optim_wrapper)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mmx import checkpoint as checkpoint_io
-from mmx.dist import is_main_process
+from mmx.device import get_device
+from mmx.dist import is_distributed, is_main_process
 from mmx.optim import OptimWrapper
 from mmx.registry import MODEL_WRAPPERS, STRATEGIES
 from mmx.strategy.base import STRIP_WRAPPER, ReviseKeys, initialize_weights, revised
@@ -100,11 +101,21 @@ class DeepSpeedStrategy(SingleDeviceStrategy):
         self.config = _read(config)
         self.config.update({key: value for key, value in given.items() if value is not None})
 
+    def convert_model(self, model: nn.Module) -> nn.Module:
+        """Return the model; synchronised batch statistics stay so where there are several ranks."""
+        return model if is_distributed() else super().convert_model(model)
+
     def wrap_model(
         self, model: nn.Module, model_wrapper_cfg: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Leave the model alone: DeepSpeed places it when its optimizer is known."""
-        return model
+        """Place the model on this process's device, for runs that do not train.
+
+        DeepSpeed takes over one that is trained when its optimizer is known, and has placed one that
+        was built in ``deepspeed.zero.Init``.
+        """
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            return model
+        return model.to(get_device())
 
     def join(self, model: nn.Module, optim_wrapper: Any) -> nn.Module:
         """Hand model and optimizer over to DeepSpeed."""
