@@ -16,6 +16,7 @@ from mmx.model import BaseModel
 from mmx.testing.distributed import run_distributed
 
 pytest.importorskip("deepspeed", reason="DeepSpeedStrategy needs the package deepspeed")
+pytestmark = pytest.mark.slow
 
 # ZeRO adds gradients in buckets of its own, and Adam divides by the root of small second moments.
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
