@@ -1,5 +1,6 @@
 import collections
 import enum
+import gc
 import io
 import os
 import pickle
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmx.checkpoint import (
     AsyncCheckpointSaver,
@@ -26,8 +28,10 @@ from mmx.checkpoint import (
     _load_checkpoint_with_prefix,
     find_latest_checkpoint,
     load_checkpoint,
+    load_state_dict,
     remove_stale_temporaries,
     save_checkpoint,
+    sharded,
     to_plain,
     verify_checkpoint,
     write_last_checkpoint,
@@ -451,6 +455,50 @@ AsyncCheckpointSaver().save({{"w": torch.zeros(5_000_000)}}, {str(tmp_path / "a.
 """
         subprocess.run([sys.executable, "-c", code], check=True)
         verify_checkpoint(tmp_path / "a.pth")
+
+
+class TestNothingIsKept:
+    """What was loaded or saved goes at once: a file that is mapped keeps its room on a full disk."""
+
+    @pytest.fixture(autouse=True)
+    def _no_garbage_collection(self) -> Iterator[None]:
+        gc.disable()
+        yield
+        gc.enable()
+
+    def test_weights_that_a_module_took_up(self) -> None:
+        state = nn.Linear(2, 2).state_dict()
+        gone = StorageWeakRef(state["weight"].untyped_storage())
+        load_state_dict(nn.Linear(2, 2), state)
+        del state
+        assert gone.expired()
+
+    def test_a_checkpoint_that_is_being_saved(self, tmp_path: Path) -> None:
+        gone = []
+        saver = AsyncCheckpointSaver()
+        for _ in range(2):
+            tensors = {"state_dict": {"w": torch.zeros(3)}}
+            gone.append(StorageWeakRef(tensors["state_dict"]["w"].untyped_storage()))
+            saver.save(tensors, str(tmp_path / "a.pth"))
+            del tensors
+        saver.close()
+        assert all(one.expired() for one in gone)
+
+    def test_a_folder_that_was_written_and_read(self, tmp_path: Path) -> None:
+        tensors = {"state_dict": {"w": torch.ones(3)}, "optimizer": {"state": [torch.zeros(2)]}}
+        gone = [StorageWeakRef(tensors["state_dict"]["w"].untyped_storage())]
+        sharded.write_folder(tensors, tmp_path / "folder")
+        del tensors
+        loaded = sharded.read_sharded(tmp_path / "folder")
+        gone.append(StorageWeakRef(loaded["state_dict"]["w"].untyped_storage()))
+        del loaded
+        assert all(one.expired() for one in gone)
+
+    def test_the_file_that_a_run_resumed_from(self, tmp_path: Path) -> None:
+        save_checkpoint({"state_dict": nn.Linear(64, 64).state_dict()}, tmp_path / "a.pth")
+        module = nn.Linear(64, 64)
+        load_checkpoint(module, tmp_path / "a.pth")
+        assert str(tmp_path / "a.pth") not in Path("/proc/self/maps").read_text()
 
 
 class TestLoader:

@@ -49,7 +49,10 @@ def test_an_incomplete_triplet_says_which_part_is_missing_and_how_to_mend_it(
     assert f"Either also give {absent}=dict(" in text
 
 
-def test_an_incomplete_triplet_of_a_config_names_the_files_that_set_the_others(tmp_path):
+def test_an_incomplete_triplet_of_a_config_names_the_files_that_set_the_others(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # files are named from here
     (tmp_path / "base.py").write_text(
         "model = dict(type='Net')\nval_dataloader = dict(dataset=3)\n"
     )
@@ -57,8 +60,7 @@ def test_an_incomplete_triplet_of_a_config_names_the_files_that_set_the_others(t
     file.write_text("_base_ = 'base.py'\nwork_dir = '.'\n\nval_cfg = dict()\n")
     with pytest.raises(ValueError, match="val_evaluator is None while") as info:
         Runner.from_cfg(Config.fromfile(file))
-    places = "(val_dataloader by {0}/base.py:2, val_cfg by {0}/config.py:4)"
-    assert places.format(tmp_path) in str(info.value)
+    assert "(val_dataloader by base.py:2, val_cfg by config.py:4)" in str(info.value)
     # In code there is no file.
     with pytest.raises(ValueError, match=r"are set\. Either also give val_evaluator="):
         Runner.from_cfg(dict(Config.fromfile(file)._cfg_dict))

@@ -195,44 +195,60 @@ class AsyncCheckpointSaver:
             self._buffers.clear()
 
     def _stage(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        sources: list[torch.Tensor] = []
-        targets: list[torch.Tensor] = []
-        used: dict[str, torch.Tensor] = {}
-        copies: dict[tuple[Any, ...], torch.Tensor] = {}  # tied weights stay tied in the file
-
-        def stage(value: Any, path: str) -> Any:
-            if isinstance(value, torch.Tensor):
-                source = value.detach()
-                identity = (
-                    source.data_ptr(),
-                    source.dtype,
-                    source.shape,
-                    source.stride(),
-                    str(source.device),
-                )
-                if source.numel() and identity in copies:
-                    return copies[identity]
-                buffer = self._buffers.get(path)
-                if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
-                    pinned = source.device.type == "cuda"
-                    buffer = torch.empty_like(source, device="cpu", pin_memory=pinned)
-                used[path] = copies[identity] = buffer
-                sources.append(source)
-                targets.append(buffer)
-                return buffer
-            if isinstance(value, dict):
-                result: Any = type(value)((k, stage(v, f"{path}/{k}")) for k, v in value.items())
-                if hasattr(value, "_metadata"):
-                    result._metadata = value._metadata
-                return result
-            if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
-                return type(value)(stage(v, f"{path}/{i}") for i, v in enumerate(value))
-            return value
-
-        staged = stage(checkpoint, "")
-        for target, source in zip(targets, sources, strict=True):
-            target.copy_(source, non_blocking=True)
-        if any(s.device.type != "cpu" for s in sources):
-            torch.accelerator.synchronize()
-        self._buffers = used  # buffers of tensors that are gone are freed
+        staging = _Staging(self._buffers)
+        staged: dict[str, Any] = staging.stage(checkpoint, "")
+        staging.copy()
+        self._buffers = staging.used  # buffers of tensors that are gone are freed
         return staged
+
+
+class _Staging:
+    """Puts buffers in the place of a checkpoint's tensors, and copies these into them.
+
+    Not a function within the one above: that would hold itself, and with that the tensors, until
+    garbage is collected.
+    """
+
+    def __init__(self, buffers: dict[str, torch.Tensor]) -> None:
+        self.buffers = buffers
+        self.used: dict[str, torch.Tensor] = {}
+        self.sources: list[torch.Tensor] = []
+        self.targets: list[torch.Tensor] = []
+        self.copies: dict[tuple[Any, ...], torch.Tensor] = {}  # tied weights stay tied in the file
+
+    def stage(self, value: Any, path: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self._buffer(value.detach(), path)
+        if isinstance(value, dict):
+            result: Any = type(value)((k, self.stage(v, f"{path}/{k}")) for k, v in value.items())
+            if hasattr(value, "_metadata"):
+                result._metadata = value._metadata
+            return result
+        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+            return type(value)(self.stage(v, f"{path}/{i}") for i, v in enumerate(value))
+        return value
+
+    def _buffer(self, source: torch.Tensor, path: str) -> torch.Tensor:
+        identity = (
+            source.data_ptr(),
+            source.dtype,
+            source.shape,
+            source.stride(),
+            str(source.device),
+        )
+        if source.numel() and identity in self.copies:
+            return self.copies[identity]
+        buffer = self.buffers.get(path)
+        if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
+            pinned = source.device.type == "cuda"
+            buffer = torch.empty_like(source, device="cpu", pin_memory=pinned)
+        self.used[path] = self.copies[identity] = buffer
+        self.sources.append(source)
+        self.targets.append(buffer)
+        return buffer
+
+    def copy(self) -> None:
+        for target, source in zip(self.targets, self.sources, strict=True):
+            target.copy_(source, non_blocking=True)
+        if any(s.device.type != "cpu" for s in self.sources):
+            torch.accelerator.synchronize()

@@ -129,31 +129,33 @@ def _split(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], dict
     """Return the tensors that ranks share in writing, by unique name, and all else."""
     tensors: dict[str, torch.Tensor] = {}
 
-    def take(value: Any, path: Path_) -> Any:
-        if isinstance(value, torch.Tensor):
-            name = "/".join(map(str, path))
-            while name in tensors:
-                name += "'"
-            tensors[name] = value.detach()
-            return {_PLACE: name}
-        if isinstance(value, Mapping):
-            taken = {k: take(v, (*path, k)) for k, v in value.items()}
-            if not isinstance(value, OrderedDict):
-                return taken
-            ordered = OrderedDict(taken)
-            if hasattr(value, "_metadata"):
-                ordered._metadata = value._metadata  # type: ignore[attr-defined]  # as torch does
-            return ordered
-        if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-            parts = [take(v, (*path, i)) for i, v in enumerate(value)]
-            return parts if isinstance(value, list) else tuple(parts)
-        return value
-
     rest = {
-        name: take(entry, (name,)) if name in _SHARED_ENTRIES else entry
+        name: _take(entry, (name,), tensors) if name in _SHARED_ENTRIES else entry
         for name, entry in checkpoint.items()
     }
     return tensors, to_plain(rest)
+
+
+def _take(value: Any, path: Path_, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return a value with names in the place of its tensors, which go into ``tensors``."""
+    if isinstance(value, torch.Tensor):
+        name = "/".join(map(str, path))
+        while name in tensors:
+            name += "'"
+        tensors[name] = value.detach()
+        return {_PLACE: name}
+    if isinstance(value, Mapping):
+        taken = {k: _take(v, (*path, k), tensors) for k, v in value.items()}
+        if not isinstance(value, OrderedDict):
+            return taken
+        ordered = OrderedDict(taken)
+        if hasattr(value, "_metadata"):
+            ordered._metadata = value._metadata  # type: ignore[attr-defined]  # as torch does
+        return ordered
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        parts = [_take(v, (*path, i), tensors) for i, v in enumerate(value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    return value
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -422,29 +424,31 @@ def _read_folder(
 
     wanted: dict[str, torch.Tensor] = {}
 
-    def fill(value: Any, where: Path_) -> Any:
-        if isinstance(value, dict):
-            if set(value) == {_PLACE}:
-                name = value[_PLACE]
-                if name not in wanted:
-                    wanted[name] = _room(
-                        index["tensors"], name, where, layout, room or make, folder
-                    )
-                return wanted[name]
-            for key, item in value.items():
-                value[key] = fill(item, (*where, key))
-            return value
-        if type(value) in (list, tuple):
-            return type(value)(fill(v, (*where, i)) for i, v in enumerate(value))
-        return value
+    def room_for(name: str, where: Path_) -> torch.Tensor:
+        if name not in wanted:
+            wanted[name] = _room(index["tensors"], name, where, layout, room or make, folder)
+        return wanted[name]
 
     kept = {name: entry for name, entry in rest.items() if only is None or only(name)}
     result = {
-        name: fill(entry, (name,)) if name in _SHARED_ENTRIES else entry
+        name: _fill(entry, (name,), room_for) if name in _SHARED_ENTRIES else entry
         for name, entry in kept.items()
     }
     load_into(wanted, folder, index, verify=verify and not take_verified(folder))
     return result
+
+
+def _fill(value: Any, where: Path_, room_for: Callable[[str, Path_], torch.Tensor]) -> Any:
+    """Return a value with tensors in the place of their names."""
+    if isinstance(value, dict):
+        if set(value) == {_PLACE}:
+            return room_for(value[_PLACE], where)
+        for key, item in value.items():
+            value[key] = _fill(item, (*where, key), room_for)
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(_fill(v, (*where, i), room_for) for i, v in enumerate(value))
+    return value
 
 
 def load_into(

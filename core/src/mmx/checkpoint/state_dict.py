@@ -74,21 +74,21 @@ def get_state_dict(
 
 def weights_to_cpu(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """Return a state dict with every tensor on the CPU; those there already are not copied."""
-
-    def move(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.cpu()
-        if isinstance(value, Mapping):
-            return weights_to_cpu(value)
-        if isinstance(value, list):
-            return [move(v) for v in value]
-        if type(value) is tuple:
-            return tuple(move(v) for v in value)
-        return value
-
-    result: OrderedDict[str, Any] = OrderedDict((k, move(v)) for k, v in state_dict.items())
+    result: OrderedDict[str, Any] = OrderedDict((k, _on_cpu(v)) for k, v in state_dict.items())
     result._metadata = getattr(state_dict, "_metadata", OrderedDict())  # type: ignore[attr-defined]  # as torch does
     return result
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return weights_to_cpu(value)
+    if isinstance(value, list):
+        return [_on_cpu(v) for v in value]
+    if type(value) is tuple:
+        return tuple(_on_cpu(v) for v in value)
+    return value
 
 
 def load_state_dict(
@@ -111,43 +111,50 @@ def load_state_dict(
     Raises:
         RuntimeError: ``strict`` is true and something did not fit.
     """
-    missing: list[str] = []
-    unexpected: list[str] = []
-    errors: list[str] = []
-    metadata = getattr(state_dict, "_metadata", None)
-    state: OrderedDict[str, Any] = OrderedDict(state_dict)
-    if metadata is not None:
-        state._metadata = metadata  # type: ignore[attr-defined]  # as torch does
-
-    def load(part: nn.Module, prefix: str = "") -> None:
-        part = unwrap(part)
-        while getattr(type(part), "loads_into_module", False):
-            # Not a wrapper, but weights are saved without it: a model for test-time augmentation.
-            part = unwrap(part.module)  # type: ignore[arg-type]  # such classes have it
-        local_metadata = {} if metadata is None else metadata.get(prefix[:-1], {})
-        local_missing: list[str] = []
-        part._load_from_state_dict(
-            state, prefix, local_metadata, True, local_missing, unexpected, errors
-        )
-        missing.extend(local_missing)
-        for name, child in part._modules.items():
-            if child is not None:
-                load(child, f"{prefix}{name}.")
-        # Modules may take keys back out of `missing` here; the attribute is torch's own protocol.
-        incompatible = nn.modules.module._IncompatibleKeys(missing, unexpected)
-        for hook in part._load_state_dict_post_hooks.values():
-            hook(part, incompatible)
-
-    load(module)
+    loading = _Loading(state_dict)
+    loading.load(module)
+    missing, unexpected = loading.missing, loading.unexpected
     # Counters of batch normalisation are absent from files of old torch versions, harmlessly.
     missing = [key for key in dict.fromkeys(missing) if not key.endswith("num_batches_tracked")]
     unexpected = list(dict.fromkeys(unexpected))
-    report = _report(missing, unexpected, errors)
+    report = _report(missing, unexpected, loading.errors)
     if not report:
         return
     if strict:
         raise RuntimeError(report)
     print_log(report, logger=logger, level=logging.WARNING)
+
+
+class _Loading:
+    """Loads a state dict into one module after the other, and notes what does not fit."""
+
+    def __init__(self, state_dict: Mapping[str, Any]) -> None:
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.errors: list[str] = []
+        self.metadata = getattr(state_dict, "_metadata", None)
+        self.state: OrderedDict[str, Any] = OrderedDict(state_dict)
+        if self.metadata is not None:
+            self.state._metadata = self.metadata  # type: ignore[attr-defined]  # as torch does
+
+    def load(self, part: nn.Module, prefix: str = "") -> None:
+        part = unwrap(part)
+        while getattr(type(part), "loads_into_module", False):
+            # Not a wrapper, but weights are saved without it: a model for test-time augmentation.
+            part = unwrap(part.module)  # type: ignore[arg-type]  # such classes have it
+        local_metadata = {} if self.metadata is None else self.metadata.get(prefix[:-1], {})
+        local_missing: list[str] = []
+        part._load_from_state_dict(
+            self.state, prefix, local_metadata, True, local_missing, self.unexpected, self.errors
+        )
+        self.missing.extend(local_missing)
+        for name, child in part._modules.items():
+            if child is not None:
+                self.load(child, f"{prefix}{name}.")
+        # Modules may take keys back out of `missing` here; the attribute is torch's own protocol.
+        incompatible = nn.modules.module._IncompatibleKeys(self.missing, self.unexpected)
+        for hook in part._load_state_dict_post_hooks.values():
+            hook(part, incompatible)
 
 
 def _report(missing: list[str], unexpected: list[str], errors: list[str]) -> str:
