@@ -149,43 +149,6 @@ def wrapped_by_config(directory, rank):
     return found
 
 
-def terminated(directory, rank):
-    """Only rank 1 gets the signal; both must stop after the same iteration."""
-    import signal
-
-    from mmx.hooks import Hook
-
-    class Kill(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            if runner.iter == 4 and runner.rank == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    runner = make_runner(directory, epochs=20, custom_hooks=[Kill()])
-    try:
-        runner.train()
-    except SystemExit as end:
-        return {"code": end.code, "iter": runner.iter, "files": sorted(os.listdir(directory))}
-    return {"code": None}
-
-
-def non_finite(directory, rank):
-    """The loss of rank 1 alone is not finite; both ranks must skip the step."""
-    runner = make_runner(directory, custom_hooks=[dict(type="NonFiniteHook", action="skip")])
-    hook = next(h for h in runner.hooks if type(h).__name__ == "NonFiniteHook")
-    inner = runner.model.module
-    parse = inner.parse_losses
-
-    def spoilt(losses):
-        loss, log_vars = parse(losses)
-        if runner.iter == 3 and rank == 1:
-            loss = loss * float("nan")
-        return loss, log_vars
-
-    inner.parse_losses = spoilt
-    runner.train()
-    return {"skipped": hook.skipped, "weights": whole_weights(runner)}
-
-
 def accumulating(directory, rank):
     """Stopped and resumed in the middle of an accumulation, where ranks have different sums."""
     settings = dict(

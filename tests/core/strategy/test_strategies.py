@@ -218,19 +218,6 @@ def test_sharded_weights_train_save_and_resume_like_whole_ones(tmp_path):
     assert close(resumed, first["straight"], 1e-4)
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(tmp_path):
-    first, second = on_two_ranks("terminated", tmp_path)
-    assert first["code"] == second["code"] == 143
-    assert first["iter"] == second["iter"]
-    assert f"iter_{first['iter']}.pth" in first["files"] or "epoch_2.pth" in first["files"]
-
-
-def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_by_all(tmp_path):
-    first, second = on_two_ranks("non_finite", tmp_path)
-    assert first["skipped"] == second["skipped"] == 1
-    assert close(first["weights"], second["weights"], 0)
-
-
 def test_each_rank_takes_up_its_own_part_of_an_accumulation(tmp_path):
     first, second = on_two_ranks("accumulating", tmp_path)
     assert close(first["straight"], first["resumed"], 0)
