@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -70,3 +73,11 @@ def kills(torture: int, variants: int, *, ranks: int) -> int:
     """Return how many of all kills fall on each variant of a run: a quarter on those of two ranks."""
     share = torture // 4
     return -(-(share if ranks > 1 else torture - share) // variants)
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Make a folder, in memory where that can be: a killed process loses nothing that it had written."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="mmx-faults-", dir=memory) as name:
+        yield Path(name)

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from mmx.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import in_child, wait
+from children import folder_in_memory, in_child, wait
 
 sys.path.pop(0)
 
@@ -122,9 +121,8 @@ def _warm() -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-disk-", dir=memory) as name:
-        yield Path(name)
+    with folder_in_memory() as path:
+        yield path
 
 
 def train(work_dir: Path, result: Path, **options: Any) -> Callable[[], None]:

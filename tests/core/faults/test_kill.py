@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import in_child, kills, wait
+from children import folder_in_memory, in_child, kills, wait
 
 sys.path.pop(0)
 
@@ -38,10 +37,8 @@ def _warm() -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder in memory where there is one: a killed process loses nothing that it had written."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-kill-", dir=memory) as name:
-        yield Path(name)
+    with folder_in_memory() as path:
+        yield path
 
 
 def run(
@@ -136,9 +133,7 @@ def cut() -> Iterator[Cut]:
     """Runs that died, and how the undisturbed ones end, by variant and iteration."""
     known: dict[tuple[str, int], tuple[Path, dict[str, Any]]] = {}
     whole: dict[str, dict[str, Any]] = {}
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-kill-", dir=memory) as name:
-        folder = Path(name)
+    with folder_in_memory() as folder:
 
         def cut_at(variant: str, iters: int) -> tuple[Path, dict[str, Any]]:
             options = VARIANTS[variant]

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import kills, start_ranks, wait
+from children import folder_in_memory, kills, start_ranks, wait
 
 sys.path.pop(0)
 
@@ -43,10 +42,8 @@ def _warm() -> None:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A folder in memory where there is one: a killed process loses nothing that it had written."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-kill-", dir=memory) as name:
-        yield Path(name)
+    with folder_in_memory() as path:
+        yield path
 
 
 def run(work_dir: Path, options: dict[str, Any]) -> Callable[[int], None]:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from mmx.hooks import Hook
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import in_child, wait
+from children import folder_in_memory, in_child, wait
 
 sys.path.pop(0)
 
@@ -37,9 +36,8 @@ def _warm() -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-signal-", dir=memory) as name:
-        yield Path(name)
+    with folder_in_memory() as path:
+        yield path
 
 
 def train(folder: Path, name: str, *hooks: Hook, **options: Any) -> Callable[[], None]:

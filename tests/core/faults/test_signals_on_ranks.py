@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mmx.hooks import Hook
 
 sys.path.insert(0, str(Path(__file__).parent))
 import victim
-from children import start_ranks, wait
+from children import folder_in_memory, start_ranks, wait
 
 sys.path.pop(0)
 
@@ -37,9 +36,8 @@ def _warm() -> None:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="mmx-signal-", dir=memory) as name:
-        yield Path(name)
+    with folder_in_memory() as path:
+        yield path
 
 
 class Sends(Hook):
